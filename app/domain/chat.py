@@ -1,0 +1,206 @@
+"""What we ask a model and what it answers, in one shape for every provider.
+
+Adapters translate to and from this at the edge. Deliberately knows no wire format. Everything here crosses actor
+borders: frozen, plain data, picklable, equal after.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, TypeAlias
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+"""A JSON value."""
+
+
+class Role(StrEnum):
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class FinishReason(StrEnum):
+    """Why generation ended, over all providers."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePart:
+    """An image in a message: an https address, or base64 data with its media type."""
+
+    url: str | None = None
+    data_base64: str | None = None
+    media_type: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A function call that a model made."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON text exactly as the model wrote it; may be invalid JSON."""
+    signature: str | None = None
+    """Gemini's thoughtSignature, to be passed back in later turns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    text: str = ""
+    images: tuple[ImagePart, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    """On a tool message: the call it answers."""
+    name: str | None = None
+    reasoning: str | None = None
+    """Reasoning content of an earlier turn, preserved verbatim where the provider wants it back."""
+    reasoning_signature: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    """A function that the model may call; ``parameters`` is a JSON schema."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Json] | None = None
+    strict: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputSchema:
+    """The JSON schema that the answer must satisfy."""
+
+    name: str
+    schema: dict[str, Json]
+    strict: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """One call of a model, independent of who serves it.
+
+    ``model`` is the upstream's own name by the time an adapter sees it.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    output_tokens_max: int | None = None
+    """Ceiling of the answer, reasoning included; None leaves it to the provider."""
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    tools: tuple[ToolSpec, ...] = ()
+    tool_choice: str | None = None
+    """``auto``, ``none``, ``required``, or the name of one tool."""
+    parallel_tool_calls: bool | None = None
+    output: OutputSchema | Literal["json_object"] | None = None
+    reasoning_effort: str | None = None
+    """``none`` switches thinking off where the provider allows it; else low, medium, high."""
+    stream: bool = False
+    user: str | None = None
+    choices: int = 1
+    """The OpenAI field ``n``."""
+    extra: tuple[tuple[str, str], ...] = ()
+    """Provider-specific body fields as (name, JSON text), passed through where the provider takes them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What one call consumed, in tokens, under one definition for all providers.
+
+    Adapters convert: Anthropic's ``input_tokens`` excludes cache, Gemini's ``candidatesTokenCount`` excludes thoughts.
+    """
+
+    input_tokens: int
+    """Everything the provider read, cached parts included."""
+    output_tokens: int
+    """Everything the provider generated and bills as output, reasoning included."""
+    cache_read_tokens: int = 0
+    """Included in ``input_tokens``."""
+    cache_write_tokens: int = 0
+    """Included in ``input_tokens``."""
+    reasoning_tokens: int = 0
+    """Included in ``output_tokens``."""
+    source: Literal["provider", "estimated"] = "provider"
+
+    def plus(self, other: Usage) -> Usage:
+        """Add two usages; estimated if either is."""
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            source="provider" if self.source == other.source == "provider" else "estimated",
+        )
+
+
+NO_USAGE = Usage(input_tokens=0, output_tokens=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitObservation:
+    """What a provider's headers said about one limit of this key.
+
+    ``scope`` is requests, tokens, input_tokens or output_tokens; ``reset_s`` is seconds until the bucket is full again.
+    """
+
+    scope: Literal["requests", "tokens", "input_tokens", "output_tokens"]
+    limit: int | None = None
+    remaining: int | None = None
+    reset_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatResult:
+    """A complete answer."""
+
+    text: str
+    reasoning: str | None = None
+    """Kept apart from ``text``; never shown as the answer."""
+    reasoning_signature: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: FinishReason = FinishReason.STOP
+    usage: Usage = NO_USAGE
+    model: str = ""
+    """The model as the provider names it in its reply."""
+    provider_id: str | None = None
+    """The provider's own id of this reply."""
+    refusal: str | None = None
+    observations: tuple[LimitObservation, ...] = ()
+    other_choices: tuple[ChatResult, ...] = ()
+    """Choices 1.. when ``n`` > 1; their usage is zero, the first carries all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatDelta:
+    """One event of a streamed answer. The last one carries ``finish_reason`` and ``usage``."""
+
+    text: str = ""
+    reasoning: str = ""
+    reasoning_signature: str | None = None
+    tool_index: int | None = None
+    """With this set, the tool fields below extend the call of that index."""
+    tool_id: str | None = None
+    tool_name: str | None = None
+    tool_arguments: str = ""
+    tool_signature: str | None = None
+    choice: int = 0
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    model: str | None = None
+    provider_id: str | None = None
+    observations: tuple[LimitObservation, ...] = ()

@@ -1,0 +1,156 @@
+"""What the services need from the world, as protocols; actors and storage provide them, tests own fakes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from app.domain.accounts import Orchestra
+from app.domain.calls import Admission, CallAnswer, CallOrder, CallOutcome, ModelCall
+from app.domain.chat import Json
+from app.domain.plan import Plan
+from app.domain.run import RunEvent, RunRecord, RunRequest, TaskRecord
+from app.domain.schedule import LoadRow
+from app.domain.views import AccountView, LiveCheck, ReloadReport
+
+
+class Clock(Protocol):
+    """Time, injected."""
+
+    def monotonic_ns(self) -> int:
+        """Nanoseconds that never go back; only differences mean anything."""
+
+    def wall_s(self) -> float:
+        """Seconds since the epoch; may jump."""
+
+
+class ModelCaller(Protocol):
+    """Gets answers from models, whoever serves them; implemented by ``services/dispatch``."""
+
+    async def call(self, call: ModelCall) -> CallAnswer:
+        """Return the answer.
+
+        Raises:
+            UpstreamError: every account that could serve failed, or the request is refused for good.
+            CapacityError: nobody can serve before the deadline.
+            DeadlineError: the deadline passed during the call.
+
+        Cancelling the awaiting task cancels the provider call.
+        """
+
+
+class AccountHosts(Protocol):
+    """The account actors, by the name of the actor that hosts them; implemented by ``actors/handles``."""
+
+    async def submit(self, host: str, orders: Sequence[CallOrder]) -> Sequence[Admission]:
+        """Offer orders to one host in one call; the admissions come in the same order.
+
+        Raises:
+            InternalError: the host died or did not answer; nothing is known to have been sent.
+        """
+
+    async def collect(self, host: str, owner: str) -> Sequence[CallOutcome]:
+        """Wait (bounded) for outcomes of ``owner`` at ``host``; may return none.
+
+        Raises:
+            InternalError: the host died; every call in flight there ended unknown.
+        """
+
+    async def cancel(self, host: str, owner: str, call_ids: Sequence[str]) -> None:
+        """Stop these calls; their outcomes are not delivered. Unknown ids are ignored."""
+
+
+class Roster(Protocol):
+    """Which accounts exist and where; a dated copy of the directory's snapshot."""
+
+    def orchestra(self) -> Orchestra:
+        """Return the newest known configuration."""
+
+    def host_of(self, account: str) -> str | None:
+        """Return the actor that hosts ``account``; None while it is being created or drained."""
+
+    def load(self) -> Sequence[LoadRow]:
+        """Return the last known load of every (account, model)."""
+
+
+class Journal(Protocol):
+    """Durable state of runs; implemented by the store actor's handle. Every method is committed when it returns."""
+
+    async def create_run(self, record: RunRecord) -> RunRecord:
+        """Record a new run; with a known idempotency key return the run that has it instead.
+
+        Raises:
+            ConflictError: the key was used with another request.
+        """
+
+    async def get_run(self, run_id: str) -> RunRecord:
+        """Return the run; raises NotFoundError."""
+
+    async def list_runs(self, *, limit: int, before_s: float | None = None) -> Sequence[RunRecord]:
+        """Return the newest runs first, without their tasks."""
+
+    async def update_run(self, record: RunRecord, events: Sequence[RunEvent]) -> None:
+        """Replace the run's row (not its tasks or plan) and append events in one transaction."""
+
+    async def record_plan(self, run_id: str, plan: Plan, events: Sequence[RunEvent]) -> None:
+        """Append an immutable plan version."""
+
+    async def record_task(self, run_id: str, task: TaskRecord, events: Sequence[RunEvent]) -> None:
+        """Write one task's row and append events in one transaction."""
+
+    async def record_call(self, run_id: str, call: dict[str, Json]) -> None:
+        """Write the state of one provider call (key, endpoint, state, usage)."""
+
+    async def append_events(self, events: Sequence[RunEvent]) -> None:
+        """Append progress events."""
+
+    async def events_after(self, run_id: str, seq: int, *, wait_s: float) -> Sequence[RunEvent]:
+        """Return events with a larger ``seq``, waiting up to ``wait_s`` for the first one."""
+
+
+class Desk(Protocol):
+    """Everything a way in (HTTP, command line, job) may ask; implemented by ``actors/handles``.
+
+    Every method may raise ``InternalError`` when the cluster does not answer in time.
+    """
+
+    async def start(self, request: RunRequest) -> RunRecord:
+        """Accept a run and return at once; with a known idempotency key return the run that has it.
+
+        Raises:
+            RequestError: the request cannot be accepted (empty, too large).
+            ConflictError: the key was used with another request.
+        """
+
+    async def get(self, run_id: str) -> RunRecord:
+        """Return the run; raises NotFoundError."""
+
+    async def list_runs(self, *, limit: int, before_s: float | None = None) -> Sequence[RunRecord]:
+        """Return the newest runs first."""
+
+    async def events(self, run_id: str, after_seq: int, *, wait_s: float) -> Sequence[RunEvent]:
+        """Return progress events with a larger ``seq``, waiting up to ``wait_s`` for the first; raises NotFoundError."""
+
+    async def answer(self, run_id: str, answers: Mapping[str, str], *, assume_rest: bool) -> RunRecord:
+        """Give answers by question id; the run goes on once all are given or ``assume_rest`` is set.
+
+        Raises:
+            NotFoundError: no such run.
+            ConflictError: the run is not waiting for answers.
+            RequestError: an unknown question id.
+        """
+
+    async def cancel(self, run_id: str) -> RunRecord:
+        """Stop the run and its provider calls; no-op on an ended run. Raises NotFoundError."""
+
+    async def accounts(self) -> Sequence[AccountView]:
+        """Return one row per (account, model)."""
+
+    async def check_live(self) -> Sequence[LiveCheck]:
+        """Make one tiny call per account and say how it went."""
+
+    async def reload(self) -> ReloadReport:
+        """Read the configuration again; a wrong one changes nothing and raises ConfigurationError."""
+
+    async def ready(self) -> Mapping[str, str]:
+        """Return a word per part (store, directory, coordinator, accounts): "ok", or what is wrong with it."""
