@@ -141,6 +141,8 @@ class Orchestra:
     accounts_per_actor: int = 1
     source: str = ""
     """Where it came from: a file's path, or "environment", or "embedded model"."""
+    config_path: str | None = None
+    """The file it came from, watched for changes; None for the environment or plain data."""
     notes: tuple[str, ...] = ()
     """What a user should know: substitutions, missing keys, the embedded model."""
     fingerprint: str = ""

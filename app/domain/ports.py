@@ -7,9 +7,8 @@ from typing import Protocol
 
 from app.domain.accounts import Orchestra
 from app.domain.calls import Admission, CallAnswer, CallOrder, CallOutcome, ModelCall
-from app.domain.chat import Json
 from app.domain.plan import Plan
-from app.domain.run import RunEvent, RunRecord, RunRequest, TaskRecord
+from app.domain.run import CallRecord, RunEvent, RunRecord, RunRequest, TaskRecord
 from app.domain.schedule import LoadRow
 from app.domain.views import AccountView, LiveCheck, ReloadReport
 
@@ -98,11 +97,14 @@ class Journal(Protocol):
     async def record_task(self, run_id: str, task: TaskRecord, events: Sequence[RunEvent]) -> None:
         """Write one task's row and append events in one transaction."""
 
-    async def record_call(self, run_id: str, call: dict[str, Json]) -> None:
-        """Write the state of one provider call (key, endpoint, state, usage)."""
+    async def record_calls(self, calls: Sequence[CallRecord]) -> None:
+        """Write or replace the rows of provider calls, in one transaction."""
+
+    async def calls_of(self, run_id: str) -> Sequence[CallRecord]:
+        """Return every recorded call of the run, oldest first."""
 
     async def append_events(self, events: Sequence[RunEvent]) -> None:
-        """Append progress events."""
+        """Append progress events. The store numbers them: ``seq`` in the argument is ignored."""
 
     async def events_after(self, run_id: str, seq: int, *, wait_s: float) -> Sequence[RunEvent]:
         """Return events with a larger ``seq``, waiting up to ``wait_s`` for the first one."""
@@ -129,7 +131,7 @@ class Desk(Protocol):
         """Return the newest runs first."""
 
     async def events(self, run_id: str, after_seq: int, *, wait_s: float) -> Sequence[RunEvent]:
-        """Return progress events with a larger ``seq``, waiting up to ``wait_s`` for the first; raises NotFoundError."""
+        """Return events with a larger ``seq``, waiting up to ``wait_s`` for the first; raises NotFoundError."""
 
     async def answer(self, run_id: str, answers: Mapping[str, str], *, assume_rest: bool) -> RunRecord:
         """Give answers by question id; the run goes on once all are given or ``assume_rest`` is set.

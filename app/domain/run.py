@@ -209,3 +209,47 @@ class RunRecord:
     tasks: tuple[TaskRecord, ...] = ()
     document: dict[str, Json] | None = None
     """The result document once there is one."""
+
+
+class CallState(StrEnum):
+    """How far a provider call certainly got (durability.md 5.3)."""
+
+    INTENT = "intent"
+    """Decided; certainly not sent."""
+    SENT = "sent"
+    """On its way: from here on it may be billed."""
+    DONE = "done"
+    """Answered and journaled: never bought again."""
+    FAILED = "failed"
+    """Ended without an answer; ``error`` says whether it was billed."""
+    UNKNOWN = "unknown"
+    """Nobody can say whether it was billed."""
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRecord:
+    """The journal's row of one provider call. Times are seconds since the epoch."""
+
+    key: str
+    """Unique: run/task/purpose/attempt."""
+    run_id: str
+    task_id: str | None
+    purpose: str
+    attempt: int
+    state: CallState
+    models: tuple[str, ...] = ()
+    """Public names it may be served by, best first."""
+    account: str | None = None
+    model: str | None = None
+    request_sha: str = ""
+    provider_id: str | None = None
+    usage: Usage | None = None
+    cost_usd: str | None = None
+    answer: str | None = None
+    """The text that was paid for; kept as a blob."""
+    created_s: float = 0.0
+    sent_s: float | None = None
+    settled_s: float | None = None
+    tries: int = 1
+    error: str | None = None

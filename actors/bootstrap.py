@@ -1,0 +1,112 @@
+"""Names, namespace and options of our actors; the only place that calls ``ray.remote``.
+
+All ways in on one Ray cluster call ``ensure`` and share the same detached actors, so two of them can never double a limit.
+No CPUs are claimed: our actors wait for networks, and a cluster sized for other work must still hold them.
+
+``max_task_retries`` stays 0 everywhere: Ray would re-submit paid calls; what is safe to repeat is repeated by us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import ray
+
+from actors.account import AccountHost
+from actors.coordinator import Coordinator
+from actors.directory import Directory
+from actors.handles import DeskHandle, DirectoryHandle, HostHandles, StoreHandle
+from actors.store import Store
+from app.domain.accounts import Orchestra
+from app.domain.errors import GatewayError, InternalError
+
+NAMESPACE = "tutti"
+STORE = "store"
+DIRECTORY = "directory"
+COORDINATOR = "coordinator"
+
+CALLS_AT_ONCE = 1_000
+"""Concurrent calls per actor: long polls of every way in, far below what one event loop bears."""
+END_TIMEOUT_S = 20.0
+
+
+class RayHostFactory:
+    """Creates and ends account actors on Ray."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+
+    async def create(self, host: str) -> None:
+        """Create the actor of that name, or find the living one."""
+        await asyncio.to_thread(_create, AccountHost, host, self._namespace, host, self._namespace)
+
+    async def destroy(self, host: str) -> None:
+        """End the actor for good; it was drained before."""
+        await asyncio.to_thread(_kill, host, self._namespace)
+
+
+class DirectoryActor(Directory):
+    """The directory with its Ray clients; built inside the actor because clients do not travel."""
+
+    def __init__(self, namespace: str) -> None:
+        super().__init__(HostHandles(namespace), RayHostFactory(namespace))
+
+
+async def ensure(orchestra: Orchestra, *, namespace: str = NAMESPACE) -> DeskHandle:
+    """Start our actors on the connected cluster, or find them; return the desk.
+
+    A cluster that is already configured keeps its configuration: change it with a reload.
+
+    Raises:
+        ConflictError: the data directory is in use by another cluster.
+        InternalError: an actor did not come up.
+    """
+    await asyncio.gather(
+        asyncio.to_thread(_create, Store, STORE, namespace, orchestra.data_dir),
+        asyncio.to_thread(_create, DirectoryActor, DIRECTORY, namespace, namespace),
+        asyncio.to_thread(_create, Coordinator, COORDINATOR, namespace, namespace),
+    )
+    await asyncio.gather(StoreHandle(namespace).ping(), DirectoryHandle(namespace).start(orchestra))
+    return DeskHandle(namespace)
+
+
+async def end(*, namespace: str = NAMESPACE, timeout_s: float = END_TIMEOUT_S) -> None:
+    """Drain and end our actors: accounts finish what they have begun and save their limiter states."""
+    directory, store = DirectoryHandle(namespace), StoreHandle(namespace)
+    hosts = []
+    try:
+        hosts = sorted({view for view in (await directory.watch(-1, 0.0)).hosts.values()})
+        await directory.drain(timeout_s)
+    except GatewayError:
+        pass  # what cannot be drained any more is ended below
+    for name in (COORDINATOR, *hosts, DIRECTORY):
+        await asyncio.to_thread(_kill, name, namespace)
+    try:
+        await store.close()
+    except GatewayError:
+        pass
+    await asyncio.to_thread(_kill, STORE, namespace)
+
+
+def _create(actor: type[Any], name: str, namespace: str, *arguments: object) -> None:
+    try:
+        ray.remote(actor).options(  # type: ignore[call-overload]
+            name=name,
+            namespace=namespace,
+            lifetime="detached",
+            get_if_exists=True,
+            max_restarts=-1,
+            max_task_retries=0,
+            max_concurrency=CALLS_AT_ONCE,
+            num_cpus=0,
+        ).remote(*arguments)
+    except ray.exceptions.RayError as error:
+        raise InternalError(f"the actor {name} could not be created ({type(error).__name__})") from None
+
+
+def _kill(name: str, namespace: str) -> None:
+    try:
+        ray.kill(ray.get_actor(name, namespace), no_restart=True)
+    except ValueError:
+        return  # not there: nothing to end

@@ -1,0 +1,369 @@
+"""Which accounts exist, and where: reconciles the configuration with the living account actors.
+
+The only one that creates, configures and drains account actors, and the only one that asks them for load (one round a
+period, not one per choice: probing four actors costs 5.7 ms). Everybody else long-polls its versioned snapshot.
+
+May die at any moment: it restarts without a configuration, the coordinator gives it the newest one it knows (``start``),
+and it finds the living hosts by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from app import settings
+from app.domain.accounts import AccountSpec, ModelInfo, Orchestra
+from app.domain.errors import ConfigurationError, GatewayError, InternalError
+from app.domain.schedule import LoadRow
+from app.domain.views import AccountView, LiveCheck, ReloadReport
+
+STATUS_PERIOD_S = 1.0
+STATUS_COST_S = 0.04
+"""With n hosts a round starts every max(STATUS_PERIOD_S, n x this), which bounds the idle cost of large pools."""
+FILE_PERIOD_S = 1.0
+DRAIN_TIMEOUT_S = 20.0
+CHECK_CONCURRENCY = 8
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What everybody else knows of the accounts; a new version with every change of membership or load."""
+
+    version: int
+    orchestra: Orchestra | None
+    hosts: dict[str, str] = field(default_factory=dict)
+    """Account name to the actor that serves it; an account that is still starting is missing."""
+    load: tuple[LoadRow, ...] = ()
+
+
+class Hosts(Protocol):
+    """What the directory needs of the account actors; ``handles.HostHandles`` provides it."""
+
+    async def configure(
+        self, host: str, version: int, accounts: Sequence[AccountSpec], models: Sequence[ModelInfo]
+    ) -> None: ...
+    async def status(self, host: str) -> tuple[str, int, Sequence[LoadRow]]: ...
+    async def views(self, host: str) -> Sequence[AccountView]: ...
+    async def check(self, host: str, account: str) -> LiveCheck: ...
+    async def drain(self, host: str, timeout_s: float) -> None: ...
+
+
+class HostFactory(Protocol):
+    """Creates and ends account actors; ``bootstrap`` provides it."""
+
+    async def create(self, host: str) -> None: ...
+    async def destroy(self, host: str) -> None: ...
+
+
+@dataclass(slots=True)
+class _Host:
+    name: str
+    accounts: tuple[AccountSpec, ...]
+    configured: int = 0
+    incarnation: str = ""
+    rows: tuple[LoadRow, ...] = ()
+    problem: str = "starting"
+
+
+class Directory:
+    """Owner of the fact which accounts exist.
+
+    Args:
+        hosts: Client of the account actors.
+        factory: Creates and ends them.
+
+    Not thread-safe: the actor's event loop is the lock; reconciling is serialised by one asyncio lock.
+    """
+
+    def __init__(self, hosts: Hosts, factory: HostFactory) -> None:
+        self._clients = hosts
+        self._factory = factory
+        self._orchestra: Orchestra | None = None
+        self._config_path: Path | None = None
+        self._hosts: dict[str, _Host] = {}
+        self._version = 0
+        self._changed = asyncio.Event()
+        self._reconciling = asyncio.Lock()
+        self._look_now = asyncio.Event()
+        self._background: set[asyncio.Task[None]] = set()
+        self._file_seen: tuple[int, int] | None = None
+
+    async def start(self, orchestra: Orchestra) -> bool:
+        """Take the first configuration and bring its accounts up; False (and no change) where there is one already."""
+        if self._orchestra is not None:
+            return False
+        self._orchestra = orchestra
+        self._config_path = Path(orchestra.config_path) if orchestra.config_path else None
+        self._file_seen = self._file_mark()
+        await self._reconcile()
+        self._spawn(self._look_after_hosts())
+        self._spawn(self._watch_file())
+        return True
+
+    async def apply(self, orchestra: Orchestra) -> ReloadReport:
+        """Replace the configuration; removed accounts finish what they have begun."""
+        before = self._orchestra
+        if before is None:
+            raise InternalError("the directory has no configuration yet", remedy="start Tutti: `tutti serve`")
+        if orchestra.fingerprint == before.fingerprint:
+            return ReloadReport(version=before.version, source=orchestra.source, notes=("nothing changed",))
+        if orchestra.data_dir != before.data_dir:
+            raise ConfigurationError(
+                f"data_dir cannot change while Tutti runs (now {before.data_dir!r})",
+                param="data_dir",
+                remedy="restart Tutti to move the data directory",
+            )
+        self._orchestra = replace(orchestra, version=before.version + 1)
+        report = _compare(before, self._orchestra)
+        await self._reconcile()
+        _log.info("configuration %d applied: %s", report.version, report)
+        return report
+
+    async def apply_mapping(self, document: Mapping[str, Any]) -> ReloadReport:
+        """Apply a configuration given as plain data (Serve's ``user_config``)."""
+        return await self.apply(settings.load_mapping(document, source="user_config", environ=os.environ))
+
+    async def reload(self) -> ReloadReport:
+        """Read the configuration file (or the environment) again; a wrong one raises and changes nothing."""
+        self._file_seen = self._file_mark()
+        return await self.apply(await asyncio.to_thread(settings.load, self._config_path, environ=os.environ))
+
+    async def watch(self, version: int, wait_s: float) -> Snapshot:
+        """Return the snapshot, waiting up to ``wait_s`` seconds for one newer than ``version``."""
+        if self._version <= version:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), wait_s)
+        return self._snapshot()
+
+    async def suspect(self, host: str) -> None:
+        """Look after the hosts at once: somebody got no answer from ``host``."""
+        if host in self._hosts:
+            self._look_now.set()
+
+    async def views(self) -> list[AccountView]:
+        """Return a row per (account, model), accounts that are starting included."""
+        orchestra = self._orchestra
+        answers = await asyncio.gather(*(self._views_of(host) for host in self._hosts.values()))
+        order = {account.name: index for index, account in enumerate(orchestra.accounts)} if orchestra else {}
+        rows = [row for rows in answers for row in rows]
+        return sorted(rows, key=lambda row: (order.get(row.account, len(order)), row.model))
+
+    async def check_live(self) -> list[LiveCheck]:
+        """Make one tiny call per account, a few at a time."""
+        gate = asyncio.Semaphore(CHECK_CONCURRENCY)
+
+        async def check(host: _Host, account: AccountSpec) -> LiveCheck:
+            async with gate:
+                try:
+                    return await self._clients.check(host.name, account.name)
+                except GatewayError as error:
+                    model = account.models[0][0] if account.models else ""
+                    return LiveCheck(
+                        account=account.name,
+                        provider=account.provider.value,
+                        model=model,
+                        ok=False,
+                        seconds=0.0,
+                        message=error.message,
+                    )
+
+        pairs = [(host, account) for host in self._hosts.values() for account in host.accounts]
+        return list(await asyncio.gather(*(check(host, account) for host, account in pairs)))
+
+    async def ready(self) -> dict[str, str]:
+        """Return "ok" or the problem of the directory and of the accounts as a whole."""
+        if self._orchestra is None:
+            return {"directory": "no configuration yet", "accounts": "none"}
+        waiting = sorted(host.name for host in self._hosts.values() if host.problem)
+        serving = len(self._hosts) - len(waiting)
+        accounts = "ok" if serving or not self._hosts else f"starting: {', '.join(waiting[:5])}"
+        return {"directory": "ok", "accounts": accounts}
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let every account finish what it has begun, save its limiter state, and stop looking after it."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(
+            *(self._clients.drain(host.name, timeout_s) for host in self._hosts.values()), return_exceptions=True
+        )
+
+    def _snapshot(self) -> Snapshot:
+        serving = [host for host in self._hosts.values() if not host.problem]
+        return Snapshot(
+            version=self._version,
+            orchestra=self._orchestra,
+            hosts={account.name: host.name for host in serving for account in host.accounts},
+            load=tuple(row for host in serving for row in host.rows),
+        )
+
+    def _announce(self) -> None:
+        self._version += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _reconcile(self) -> None:
+        async with self._reconciling:
+            orchestra = self._orchestra
+            assert orchestra is not None
+            wanted = assign_hosts(orchestra, {name: host.accounts for name, host in self._hosts.items()})
+            gone = [host for name, host in self._hosts.items() if name not in wanted]
+            for name, accounts in wanted.items():
+                host = self._hosts.setdefault(name, _Host(name=name, accounts=accounts))
+                host.accounts = accounts
+            for host in gone:
+                del self._hosts[host.name]
+            self._announce()
+            await asyncio.gather(*(self._bring_up(host, orchestra) for host in self._hosts.values()))
+            self._announce()
+            for host in gone:
+                self._spawn(self._retire(host))
+
+    async def _bring_up(self, host: _Host, orchestra: Orchestra) -> None:
+        try:
+            if not host.configured:
+                await self._factory.create(host.name)
+            await self._configure(host, orchestra)
+        except GatewayError as error:
+            host.problem = error.message
+            _log.warning("%s is not serving: %s", host.name, error.message)
+
+    async def _configure(self, host: _Host, orchestra: Orchestra) -> None:
+        wanted = {model for account in host.accounts for model, _upstream in account.models}
+        models = tuple(model for model in orchestra.models if model.name in wanted)
+        await self._clients.configure(host.name, orchestra.version, host.accounts, models)
+        incarnation, _configured, rows = await self._clients.status(host.name)
+        host.configured, host.incarnation, host.rows, host.problem = orchestra.version, incarnation, tuple(rows), ""
+
+    async def _retire(self, host: _Host) -> None:
+        try:
+            await self._clients.drain(host.name, DRAIN_TIMEOUT_S)
+        except GatewayError as error:
+            _log.warning("%s did not drain: %s", host.name, error.message)
+        await self._factory.destroy(host.name)
+
+    async def _look_after_hosts(self) -> None:
+        while True:
+            await asyncio.gather(*(self._look_at(host) for host in list(self._hosts.values())))
+            self._announce()
+            self._look_now.clear()
+            period_s = max(STATUS_PERIOD_S, len(self._hosts) * STATUS_COST_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._look_now.wait(), period_s)
+
+    async def _look_at(self, host: _Host) -> None:
+        orchestra = self._orchestra
+        assert orchestra is not None
+        try:
+            incarnation, configured, rows = await self._clients.status(host.name)
+            if configured == 0 or (incarnation != host.incarnation and not self._reconciling.locked()):
+                # Ray restarted the actor: it knows nothing until it is configured again.
+                await self._configure(host, orchestra)
+                return
+            host.rows, host.problem = tuple(rows), ""
+        except GatewayError as error:
+            host.problem = error.message
+
+    async def _views_of(self, host: _Host) -> Sequence[AccountView]:
+        try:
+            return await self._clients.views(host.name)
+        except GatewayError as error:
+            return [
+                AccountView(
+                    account=account.name,
+                    provider=account.provider.value,
+                    model=model,
+                    state="starting",
+                    identity=account.identity,
+                    quota_group=account.quota_group,
+                    last_error=error.message,
+                )
+                for account in host.accounts
+                for model, _upstream in account.models
+            ]
+
+    async def _watch_file(self) -> None:
+        while self._config_path is not None:
+            await asyncio.sleep(FILE_PERIOD_S)
+            mark = self._file_mark()
+            if mark is None or mark == self._file_seen:
+                continue
+            try:
+                await self.reload()
+            except GatewayError as error:
+                _log.error("the changed configuration was not applied: %s", error.message)
+
+    def _file_mark(self) -> tuple[int, int] | None:
+        if self._config_path is None:
+            return None
+        try:
+            status = self._config_path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def assign_hosts(
+    orchestra: Orchestra, current: Mapping[str, tuple[AccountSpec, ...]]
+) -> dict[str, tuple[AccountSpec, ...]]:
+    """Return which actor hosts which accounts.
+
+    Accounts of one limiter scope always share an actor; at most ``accounts_per_actor`` accounts (or one scope) share
+    one. An account that already has a host keeps it, so that a reload moves nobody.
+    """
+    scopes: dict[str, list[AccountSpec]] = {}
+    for account in orchestra.accounts:
+        scopes.setdefault(account.scope, []).append(account)
+    if orchestra.accounts_per_actor <= 1:
+        return {host_name(scope): tuple(accounts) for scope, accounts in scopes.items()}
+    home = {account.scope: host for host, accounts in current.items() for account in accounts}
+    hosts: dict[str, list[AccountSpec]] = {}
+    homeless: list[str] = []
+    for scope, accounts in scopes.items():
+        if scope in home:
+            hosts.setdefault(home[scope], []).extend(accounts)
+        else:
+            homeless.append(scope)
+    index = 0
+    for scope in homeless:
+        while len(hosts.get(f"accounts-{index}", [])) + len(scopes[scope]) > max(
+            orchestra.accounts_per_actor, len(scopes[scope])
+        ):
+            index += 1
+        hosts.setdefault(f"accounts-{index}", []).extend(scopes[scope])
+    return {host: tuple(accounts) for host, accounts in hosts.items()}
+
+
+def host_name(scope: str) -> str:
+    """Return the readable actor name of a limiter scope; long or odd ones get a hash so that names stay distinct."""
+    readable = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in scope.replace(":", "-", 1))
+    if readable == scope.replace(":", "-", 1) and len(readable) <= 80:
+        return readable
+    return f"{readable[:60]}-{hashlib.sha256(scope.encode()).hexdigest()[:8]}"
+
+
+def _compare(before: Orchestra, after: Orchestra) -> ReloadReport:
+    old = {account.name: account for account in before.accounts}
+    new = {account.name: account for account in after.accounts}
+    return ReloadReport(
+        version=after.version,
+        source=after.source,
+        added=tuple(name for name in new if name not in old),
+        changed=tuple(name for name in new if name in old and new[name] != old[name]),
+        removed=tuple(name for name in old if name not in new),
+        notes=after.notes,
+    )

@@ -1,0 +1,295 @@
+"""Typed clients of our actors over ``.remote()``: deadlines, cancellation, and Ray's errors turned into ours.
+
+The only place that sees Ray errors. A Ray call is not cancelled when its awaiter gives up, so ``ask`` does that; a
+``RayTaskError`` carries a traceback with paths, so only its cause leaves this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError, TaskCancelledError
+
+from app.domain.calls import Admission, CallOrder, CallOutcome
+from app.domain.errors import CancelledError, DeadlineError, GatewayError, InternalError
+from app.domain.plan import Plan
+from app.domain.run import CallRecord, RunEvent, RunRecord, RunRequest, TaskRecord
+from app.domain.schedule import LoadRow
+from app.domain.views import AccountView, LiveCheck, ReloadReport
+
+if TYPE_CHECKING:
+    from actors.directory import Snapshot
+    from actors.store import SavedLimiter
+    from app.domain.accounts import AccountSpec, ModelInfo, Orchestra
+
+Value = TypeVar("Value")
+
+CONTROL_TIMEOUT_S = 30.0
+"""Calls that only look or record."""
+SUBMIT_TIMEOUT_S = 10.0
+COLLECT_WAIT_S = 20.0
+
+_log = logging.getLogger(__name__)
+
+
+class ActorGoneError(InternalError):
+    """The actor died or cannot be reached; it is restarted by Ray, so a later call may succeed."""
+
+
+async def ask(reference: Any, *, of: str, timeout_s: float) -> Any:
+    """Await a remote call.
+
+    Args:
+        reference: What ``.remote()`` returned.
+        of: The actor's name, for messages.
+        timeout_s: After this many seconds the call is cancelled at the actor too.
+
+    Raises:
+        GatewayError: as raised by the actor.
+        ActorGoneError: the actor died or is unreachable.
+        DeadlineError: no answer in time.
+        InternalError: the actor failed in a way it did not foresee (logged with its traceback there).
+    """
+    try:
+        return await asyncio.wait_for(_resolve(reference), timeout_s)
+    except TimeoutError:
+        ray.cancel(reference)
+        raise DeadlineError(f"{of} did not answer within {timeout_s:g} s") from None
+    except asyncio.CancelledError:
+        ray.cancel(reference)
+        raise
+    except (RayError, GatewayError) as error:
+        raise translate(error, of=of) from None
+
+
+async def _resolve(reference: Any) -> Any:
+    return await reference
+
+
+def translate(error: BaseException, *, of: str) -> GatewayError:
+    """Turn whatever Ray raised into one of our errors, without tracebacks or paths in its message."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, GatewayError) and not isinstance(cause, RayTaskError):
+        return cause
+    if isinstance(error, RayActorError):
+        return ActorGoneError(f"{of} is not running", remedy="it is restarted automatically; try again")
+    if isinstance(error, TaskCancelledError):
+        return CancelledError(f"the call of {of} was cancelled")
+    if isinstance(error, GetTimeoutError):
+        return DeadlineError(f"{of} did not answer in time")
+    _log.error("unforeseen failure in %s: %s", of, error)
+    return InternalError(f"{of} failed ({type(cause).__name__})", remedy="see the logs of the Ray session")
+
+
+class ActorHandle:
+    """A named actor, looked up when first used and again after it was replaced."""
+
+    def __init__(self, name: str, namespace: str) -> None:
+        self.name = name
+        self.namespace = namespace
+        self._actor: Any = None
+
+    async def ask(self, method: str, *arguments: Any, timeout_s: float = CONTROL_TIMEOUT_S) -> Any:
+        """Call ``method`` and await its answer; errors as ``handles.ask``."""
+        if self._actor is None:
+            try:
+                self._actor = await asyncio.to_thread(ray.get_actor, self.name, self.namespace)
+            except ValueError:
+                raise ActorGoneError(f"{self.name} is not running", remedy="start Tutti: `tutti serve`") from None
+        try:
+            return await ask(getattr(self._actor, method).remote(*arguments), of=self.name, timeout_s=timeout_s)
+        except ActorGoneError:
+            self._actor = None
+            raise
+
+
+class StoreHandle:
+    """The journal, as the services' port ``Journal`` and for the account actors."""
+
+    def __init__(self, namespace: str) -> None:
+        self._actor = ActorHandle("store", namespace)
+
+    async def create_run(self, record: RunRecord) -> RunRecord:
+        return cast("RunRecord", await self._actor.ask("create_run", record))
+
+    async def get_run(self, run_id: str) -> RunRecord:
+        return cast("RunRecord", await self._actor.ask("get_run", run_id))
+
+    async def list_runs(self, *, limit: int, before_s: float | None = None) -> Sequence[RunRecord]:
+        return cast("list[RunRecord]", await self._actor.ask("list_runs", limit, before_s))
+
+    async def unfinished_runs(self) -> Sequence[str]:
+        return cast("list[str]", await self._actor.ask("unfinished_runs"))
+
+    async def update_run(self, record: RunRecord, events: Sequence[RunEvent]) -> None:
+        await self._actor.ask("update_run", record, list(events))
+
+    async def record_plan(self, run_id: str, plan: Plan, events: Sequence[RunEvent]) -> None:
+        await self._actor.ask("record_plan", run_id, plan, list(events))
+
+    async def record_task(self, run_id: str, task: TaskRecord, events: Sequence[RunEvent]) -> None:
+        await self._actor.ask("record_task", run_id, task, list(events))
+
+    async def record_calls(self, calls: Sequence[CallRecord]) -> None:
+        await self._actor.ask("record_calls", list(calls))
+
+    async def calls_of(self, run_id: str) -> Sequence[CallRecord]:
+        return cast("list[CallRecord]", await self._actor.ask("calls_of", run_id))
+
+    async def append_events(self, events: Sequence[RunEvent]) -> None:
+        await self._actor.ask("append_events", list(events))
+
+    async def events_after(self, run_id: str, seq: int, *, wait_s: float) -> Sequence[RunEvent]:
+        answer = await self._actor.ask("events_after", run_id, seq, wait_s, timeout_s=wait_s + CONTROL_TIMEOUT_S)
+        return cast("list[RunEvent]", answer)
+
+    async def save_limiters(self, states: Sequence[SavedLimiter], wall_s: float) -> None:
+        await self._actor.ask("save_limiters", list(states), wall_s)
+
+    async def find_limiters(self, keys: Sequence[tuple[str, str]]) -> Sequence[SavedLimiter]:
+        return cast("list[SavedLimiter]", await self._actor.ask("find_limiters", list(keys)))
+
+    async def ping(self) -> str:
+        return cast("str", await self._actor.ask("ping", timeout_s=5.0))
+
+    async def close(self) -> None:
+        await self._actor.ask("close")
+
+
+class HostHandles:
+    """The account actors, as the services' port ``AccountHosts`` and for the directory."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._actors: dict[str, ActorHandle] = {}
+
+    def _host(self, host: str) -> ActorHandle:
+        return self._actors.setdefault(host, ActorHandle(host, self._namespace))
+
+    async def submit(self, host: str, orders: Sequence[CallOrder]) -> Sequence[Admission]:
+        answer = await self._host(host).ask("submit", list(orders), timeout_s=SUBMIT_TIMEOUT_S)
+        return cast("list[Admission]", answer)
+
+    async def collect(self, host: str, owner: str) -> Sequence[CallOutcome]:
+        answer = await self._host(host).ask(
+            "collect", owner, COLLECT_WAIT_S, timeout_s=COLLECT_WAIT_S + CONTROL_TIMEOUT_S
+        )
+        return cast("list[CallOutcome]", answer)
+
+    async def cancel(self, host: str, owner: str, call_ids: Sequence[str]) -> None:
+        await self._host(host).ask("cancel", owner, list(call_ids), timeout_s=SUBMIT_TIMEOUT_S)
+
+    async def configure(
+        self, host: str, version: int, accounts: Sequence[AccountSpec], models: Sequence[ModelInfo]
+    ) -> None:
+        await self._host(host).ask("configure", version, list(accounts), list(models))
+
+    async def status(self, host: str) -> tuple[str, int, Sequence[LoadRow]]:
+        """Return (incarnation, configured version, load rows) of a host."""
+        return cast("tuple[str, int, list[LoadRow]]", await self._host(host).ask("status", timeout_s=5.0))
+
+    async def views(self, host: str) -> Sequence[AccountView]:
+        return cast("list[AccountView]", await self._host(host).ask("views", timeout_s=5.0))
+
+    async def check(self, host: str, account: str) -> LiveCheck:
+        return cast("LiveCheck", await self._host(host).ask("check", account, timeout_s=60.0))
+
+    async def drain(self, host: str, timeout_s: float) -> None:
+        await self._host(host).ask("drain", timeout_s, timeout_s=timeout_s + SUBMIT_TIMEOUT_S)
+
+
+class DirectoryHandle:
+    """The directory of accounts."""
+
+    def __init__(self, namespace: str) -> None:
+        self._actor = ActorHandle("directory", namespace)
+
+    async def start(self, orchestra: Orchestra) -> bool:
+        """Give the directory its first configuration; False where it has one already."""
+        return cast("bool", await self._actor.ask("start", orchestra, timeout_s=60.0))
+
+    async def watch(self, version: int, wait_s: float) -> Snapshot:
+        return cast("Snapshot", await self._actor.ask("watch", version, wait_s, timeout_s=wait_s + CONTROL_TIMEOUT_S))
+
+    async def apply(self, orchestra: Orchestra) -> ReloadReport:
+        return cast("ReloadReport", await self._actor.ask("apply", orchestra, timeout_s=60.0))
+
+    async def apply_mapping(self, document: Mapping[str, Any]) -> ReloadReport:
+        return cast("ReloadReport", await self._actor.ask("apply_mapping", dict(document), timeout_s=60.0))
+
+    async def reload(self) -> ReloadReport:
+        return cast("ReloadReport", await self._actor.ask("reload", timeout_s=60.0))
+
+    async def suspect(self, host: str) -> None:
+        """Say that a host did not answer, so that it is looked after at once."""
+        await self._actor.ask("suspect", host)
+
+    async def views(self) -> Sequence[AccountView]:
+        return cast("list[AccountView]", await self._actor.ask("views"))
+
+    async def check_live(self) -> Sequence[LiveCheck]:
+        return cast("list[LiveCheck]", await self._actor.ask("check_live", timeout_s=90.0))
+
+    async def ready(self) -> Mapping[str, str]:
+        return cast("dict[str, str]", await self._actor.ask("ready", timeout_s=5.0))
+
+    async def drain(self, timeout_s: float) -> None:
+        await self._actor.ask("drain", timeout_s, timeout_s=timeout_s + SUBMIT_TIMEOUT_S)
+
+
+class DeskHandle:
+    """The port ``Desk`` for every way in: reads go to the store, work to the coordinator, accounts to the directory."""
+
+    def __init__(self, namespace: str) -> None:
+        self._coordinator = ActorHandle("coordinator", namespace)
+        self._store = StoreHandle(namespace)
+        self._directory = DirectoryHandle(namespace)
+
+    async def start(self, request: RunRequest) -> RunRecord:
+        return cast("RunRecord", await self._coordinator.ask("start", request))
+
+    async def get(self, run_id: str) -> RunRecord:
+        return await self._store.get_run(run_id)
+
+    async def list_runs(self, *, limit: int, before_s: float | None = None) -> Sequence[RunRecord]:
+        return await self._store.list_runs(limit=limit, before_s=before_s)
+
+    async def events(self, run_id: str, after_seq: int, *, wait_s: float) -> Sequence[RunEvent]:
+        return await self._store.events_after(run_id, after_seq, wait_s=wait_s)
+
+    async def answer(self, run_id: str, answers: Mapping[str, str], *, assume_rest: bool) -> RunRecord:
+        return cast("RunRecord", await self._coordinator.ask("answer", run_id, dict(answers), assume_rest))
+
+    async def cancel(self, run_id: str) -> RunRecord:
+        return cast("RunRecord", await self._coordinator.ask("cancel", run_id))
+
+    async def accounts(self) -> Sequence[AccountView]:
+        return await self._directory.views()
+
+    async def check_live(self) -> Sequence[LiveCheck]:
+        return await self._directory.check_live()
+
+    async def reload(self) -> ReloadReport:
+        return await self._directory.reload()
+
+    async def ready(self) -> Mapping[str, str]:
+        """Return a word per part; parts that do not answer say so instead of raising."""
+        parts = {"store": self._store.ping, "coordinator": self._ping_coordinator}
+        words: dict[str, str] = {}
+        for name, question in parts.items():
+            try:
+                words[name] = await question()
+            except GatewayError as error:
+                words[name] = error.message
+        try:
+            words.update(await self._directory.ready())
+        except GatewayError as error:
+            words["directory"] = error.message
+        return words
+
+    async def _ping_coordinator(self) -> str:
+        return cast("str", await self._coordinator.ask("ping", timeout_s=5.0))

@@ -1,0 +1,216 @@
+"""The single writer of durable state: runs, plans, tasks, calls, events and limiter states.
+
+A plain class that ``bootstrap`` makes an actor. Deliberately decides nothing: it commits what it is told, in groups,
+and wakes who waits for events. Called by the coordinator, the account actors and every way in (through ``handles``).
+
+May die at any moment: a command whose call returned is on disk; one whose call did not return may or may not be, and
+every command is safe to repeat (runs by id or idempotency key, tasks and calls by key) except ``append_events``, whose
+repetition shows a progress line twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine
+
+from app.domain.errors import ConflictError
+from app.domain.plan import Plan
+from app.domain.run import CallRecord, RunEvent, RunRecord, TaskRecord
+from app.storage import journal
+from app.storage.database import open_database
+from app.storage.writer import Writer
+
+EVENT_WAIT_MAX_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedLimiter:
+    """A limiter's state as JSON text; ``clean`` says that nothing was admitted after it was saved."""
+
+    scope: str
+    model: str
+    state: str
+    clean: bool
+
+
+class Store:
+    """Owner of the data directory.
+
+    Args:
+        data_dir: Where the journal lives; created when missing. Opened with the first command, so that whoever gives
+            it hears why that fails: ConflictError (another Tutti holds the directory), ConfigurationError (the journal
+            has another schema version).
+
+    Not thread-safe: the actor's event loop is the lock; the writer thread is the only one that touches the database for
+    writing.
+    """
+
+    def __init__(self, data_dir: str) -> None:
+        self._directory = Path(data_dir).expanduser()
+        self._opened: _Opened | None = None
+        self._changed: dict[str, asyncio.Event] = {}
+
+    async def ping(self) -> str:
+        """Return "ok" once a commit went through."""
+        await self._write(lambda connection: None, ())
+        return "ok"
+
+    async def create_run(self, record: RunRecord) -> RunRecord:
+        """Record a new run, or return the one that has the idempotency key; raises ConflictError."""
+        return await self._write(lambda connection: journal.create_run(connection, record), ())
+
+    async def update_run(self, record: RunRecord, events: Sequence[RunEvent]) -> None:
+        """Replace the run's row and append events in one transaction."""
+        await self._write(lambda connection: journal.update_run(connection, record), events)
+
+    async def record_plan(self, run_id: str, plan: Plan, events: Sequence[RunEvent]) -> None:
+        """Append a plan version and events in one transaction."""
+        await self._write(lambda connection: journal.record_plan(connection, run_id, plan), events)
+
+    async def record_task(self, run_id: str, task: TaskRecord, events: Sequence[RunEvent]) -> None:
+        """Write one task and append events in one transaction."""
+        await self._write(lambda connection: journal.record_task(connection, run_id, task), events)
+
+    async def record_calls(self, calls: Sequence[CallRecord]) -> None:
+        """Write the rows of provider calls in one transaction."""
+
+        def write(connection: Connection) -> None:
+            for call in calls:
+                journal.record_call(connection, call)
+
+        await self._write(write, ())
+
+    async def append_events(self, events: Sequence[RunEvent]) -> None:
+        """Append progress events."""
+        await self._write(lambda connection: None, events)
+
+    async def get_run(self, run_id: str) -> RunRecord:
+        """Return the run; raises NotFoundError."""
+        return await self._read(lambda connection: journal.get_run(connection, run_id))
+
+    async def list_runs(self, limit: int, before_s: float | None) -> list[RunRecord]:
+        """Return the newest runs first."""
+        return await self._read(lambda connection: journal.list_runs(connection, limit=limit, before_s=before_s))
+
+    async def unfinished_runs(self) -> list[str]:
+        """Return ids of runs that somebody should be conducting."""
+        return await self._read(journal.unfinished_runs)
+
+    async def calls_of(self, run_id: str) -> list[CallRecord]:
+        """Return every recorded call of the run."""
+        return await self._read(lambda connection: journal.calls_of(connection, run_id))
+
+    async def events_after(self, run_id: str, seq: int, wait_s: float) -> list[RunEvent]:
+        """Return events with a larger ``seq``, waiting up to ``wait_s`` seconds for the first; raises NotFoundError."""
+        changed = self._changed.setdefault(run_id, asyncio.Event())
+        found = await self._read(lambda connection: journal.events_after(connection, run_id, seq))
+        if found:
+            return found
+        await self._read(lambda connection: journal.require_run(connection, run_id))
+        try:
+            await asyncio.wait_for(changed.wait(), min(wait_s, EVENT_WAIT_MAX_S))
+        except TimeoutError:
+            return []
+        return await self._read(lambda connection: journal.events_after(connection, run_id, seq))
+
+    async def save_limiters(self, states: Sequence[SavedLimiter], wall_s: float) -> None:
+        """Replace the saved states of these limiters."""
+
+        def write(connection: Connection) -> None:
+            for saved in states:
+                journal.save_limiter_state(
+                    connection, saved.scope, saved.model, state=saved.state, clean=saved.clean, wall_s=wall_s
+                )
+
+        await self._write(write, ())
+
+    async def find_limiters(self, keys: Sequence[tuple[str, str]]) -> list[SavedLimiter]:
+        """Return what is saved of these (scope, model) pairs."""
+
+        def read(connection: Connection) -> list[SavedLimiter]:
+            saved = []
+            for scope, model in keys:
+                found = journal.find_limiter_state(connection, scope, model)
+                if found is not None:
+                    saved.append(SavedLimiter(scope=scope, model=model, state=found[0], clean=found[1]))
+            return saved
+
+        return await self._read(read)
+
+    async def close(self) -> None:
+        """Write what is queued and let go of the directory."""
+        if self._opened is not None:
+            opened, self._opened = self._opened, None
+            await asyncio.to_thread(opened.writer.close)
+            opened.engine.dispose()
+            os.close(opened.lock)
+
+    def _open(self) -> _Opened:
+        if self._opened is None:
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = hold_directory(self._directory)
+            try:
+                engine = open_database(self._directory)
+            except BaseException:
+                os.close(lock)
+                raise
+            self._opened = _Opened(lock=lock, engine=engine, writer=Writer(engine))
+        return self._opened
+
+    async def _write(self, command: Callable[[Connection], journal.Value], events: Sequence[RunEvent]) -> journal.Value:
+        def run(connection: Connection) -> journal.Value:
+            value = command(connection)
+            journal.append_events(connection, events)
+            return value
+
+        value = await asyncio.wrap_future(self._open().writer.submit(run))
+        for run_id in {event.run_id for event in events}:
+            # Waiters hold the old event; whoever comes later waits on a new one.
+            waiting = self._changed.pop(run_id, None)
+            if waiting is not None:
+                waiting.set()
+        return value
+
+    async def _read(self, query: Callable[[Connection], journal.Value]) -> journal.Value:
+        engine = self._open().engine
+
+        def run() -> journal.Value:
+            with engine.connect() as connection:
+                return query(connection)
+
+        return await asyncio.to_thread(run)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    lock: int
+    engine: Engine
+    writer: Writer
+
+
+def hold_directory(directory: Path) -> int:
+    """Take the data directory's lock and return its file descriptor; the kernel frees it when the process ends.
+
+    Raises:
+        ConflictError: another process holds it; the message says which.
+    """
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+        os.close(descriptor)
+        raise ConflictError(
+            f"the data directory {str(directory)!r} is in use by {owner}",
+            param="data_dir",
+            remedy="talk to that server (`--server URL`), stop it, or name another data_dir in the configuration",
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"Tutti store, pid {os.getpid()}\n".encode(), 0)
+    return descriptor

@@ -1,0 +1,355 @@
+"""SQL of the run journal: every method is one command on an open connection, inside the caller's transaction.
+
+Does not commit and does not know threads: the store actor's writer groups commands into transactions; readers bring a
+connection of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from sqlalchemy import Connection, Row, and_, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from app.domain.errors import ConflictError, NotFoundError
+from app.domain.run import CallRecord, CallState, RunEvent, RunRecord, RunStatus, TaskRecord, TaskState
+from app.storage import codec, tables
+
+if TYPE_CHECKING:
+    from app.domain.plan import Plan, ProducedBy
+
+Value = TypeVar("Value")
+
+REMEDY_NO_RUN = "list the runs with `tutti projects list` or GET /v1/projects"
+
+
+def create_run(connection: Connection, record: RunRecord) -> RunRecord:
+    """Insert the run; with a known idempotency key return the run that has it.
+
+    Raises:
+        ConflictError: the key was used with another request.
+    """
+    request = codec.dump(codec.REQUEST, record.request)
+    sha = codec.sha256(request.encode())
+    key = record.request.idempotency_key
+    if key is not None:
+        row = connection.execute(
+            select(tables.run.c.id, tables.run.c.request_sha).where(tables.run.c.idempotency_key == key)
+        ).first()
+        if row is not None:
+            if row.request_sha != sha:
+                raise ConflictError(
+                    f"the idempotency key {key!r} was used with another request",
+                    param="Idempotency-Key",
+                    remedy="send the same request with this key, or use a new key",
+                )
+            return get_run(connection, row.id)
+    connection.execute(
+        insert(tables.run).values(
+            id=record.run_id,
+            status=record.status.value,
+            request=request,
+            request_sha=sha,
+            idempotency_key=key,
+            created_s=record.created_s,
+            updated_s=record.updated_s,
+            questions=codec.dump(codec.QUESTIONS, record.questions),
+            answers=codec.dump(codec.ANSWERS, record.answers),
+            assumptions=codec.dump(codec.STRINGS, record.assumptions),
+        )
+    )
+    return record
+
+
+def update_run(connection: Connection, record: RunRecord) -> None:
+    """Replace the run's own row; its tasks and plans stay."""
+    document_sha = None
+    if record.document is not None:
+        document_sha = put_blob(connection, codec.dump_json(record.document).encode())
+    done = connection.execute(
+        update(tables.run)
+        .where(tables.run.c.id == record.run_id)
+        .values(
+            status=record.status.value,
+            updated_s=record.updated_s,
+            questions=codec.dump(codec.QUESTIONS, record.questions),
+            answers=codec.dump(codec.ANSWERS, record.answers),
+            assumptions=codec.dump(codec.STRINGS, record.assumptions),
+            document_sha=document_sha,
+        )
+    )
+    if done.rowcount == 0:
+        raise _no_run(record.run_id)
+
+
+def get_run(connection: Connection, run_id: str) -> RunRecord:
+    """Return the run with its newest plan and its tasks; raises NotFoundError."""
+    row = connection.execute(select(tables.run).where(tables.run.c.id == run_id)).first()
+    if row is None:
+        raise _no_run(run_id)
+    plan = connection.execute(
+        select(tables.plan.c.body).where(tables.plan.c.run_id == run_id).order_by(tables.plan.c.version.desc()).limit(1)
+    ).scalar()
+    tasks = connection.execute(
+        select(tables.task, tables.blob.c.bytes.label("output"))
+        .select_from(tables.task.outerjoin(tables.blob, tables.blob.c.sha256 == tables.task.c.result_sha))
+        .where(tables.task.c.run_id == run_id)
+        .order_by(tables.task.c.id)
+    ).all()
+    document = get_blob(connection, row.document_sha) if row.document_sha else None
+    return _run(
+        row,
+        plan=codec.load(codec.PLAN, plan) if plan else None,
+        tasks=tuple(_task(task) for task in tasks),
+        document=document,
+    )
+
+
+def list_runs(connection: Connection, *, limit: int, before_s: float | None = None) -> list[RunRecord]:
+    """Return the newest runs first, without plan, tasks and document."""
+    query = select(tables.run).order_by(tables.run.c.created_s.desc(), tables.run.c.id.desc()).limit(limit)
+    if before_s is not None:
+        query = query.where(tables.run.c.created_s < before_s)
+    return [_run(row, plan=None, tasks=(), document=None) for row in connection.execute(query)]
+
+
+def unfinished_runs(connection: Connection) -> list[str]:
+    """Return ids of runs that somebody should be conducting, oldest first."""
+    ended = [status.value for status in RunStatus if status.ended or status is RunStatus.NEEDS_ANSWERS]
+    query = select(tables.run.c.id).where(tables.run.c.status.not_in(ended)).order_by(tables.run.c.created_s)
+    return list(connection.execute(query).scalars())
+
+
+def record_plan(connection: Connection, run_id: str, plan: Plan) -> None:
+    """Append an immutable plan version; the same version again is a no-op."""
+    body = codec.dump(codec.PLAN, plan)
+    connection.execute(
+        upsert(tables.plan)
+        .values(run_id=run_id, version=plan.version, sha=codec.sha256(body.encode()), body=body)
+        .on_conflict_do_nothing()
+    )
+
+
+def record_task(connection: Connection, run_id: str, task: TaskRecord) -> None:
+    """Insert or replace one task's row; its output becomes a blob first."""
+    values = {
+        "state": task.state.value,
+        "attempts": task.attempts,
+        "account": task.account,
+        "model": task.model,
+        "result_sha": None if task.output is None else put_blob(connection, task.output.encode()),
+        "usage": codec.dump(codec.USAGE, task.usage),
+        "cost_usd": task.cost_usd,
+        "started_s": task.started_s,
+        "finished_s": task.finished_s,
+        "produced_by": task.produced_by,
+        "error": task.error,
+    }
+    connection.execute(
+        upsert(tables.task)
+        .values(run_id=run_id, id=task.task_id, **values)
+        .on_conflict_do_update(index_elements=["run_id", "id"], set_=values)
+    )
+
+
+def record_call(connection: Connection, call: CallRecord) -> None:
+    """Insert or replace the row of one provider call; what was answered becomes a blob first."""
+    values = {
+        "run_id": call.run_id,
+        "task_id": call.task_id,
+        "purpose": call.purpose,
+        "attempt": call.attempt,
+        "state": call.state.value,
+        "models": codec.dump(codec.STRINGS, call.models),
+        "account": call.account,
+        "model": call.model,
+        "request_sha": call.request_sha,
+        "provider_id": call.provider_id,
+        "usage": None if call.usage is None else codec.dump(codec.USAGE, call.usage),
+        "cost_usd": call.cost_usd,
+        "answer_sha": None if call.answer is None else put_blob(connection, call.answer.encode()),
+        "created_s": call.created_s,
+        "sent_s": call.sent_s,
+        "settled_s": call.settled_s,
+        "tries": call.tries,
+        "error": call.error,
+    }
+    connection.execute(
+        upsert(tables.call).values(key=call.key, **values).on_conflict_do_update(index_elements=["key"], set_=values)
+    )
+
+
+def calls_of(connection: Connection, run_id: str) -> list[CallRecord]:
+    """Return every recorded call of the run, oldest first."""
+    rows = connection.execute(
+        select(tables.call, tables.blob.c.bytes.label("answer"))
+        .select_from(tables.call.outerjoin(tables.blob, tables.blob.c.sha256 == tables.call.c.answer_sha))
+        .where(tables.call.c.run_id == run_id)
+        .order_by(tables.call.c.created_s, tables.call.c.key)
+    )
+    return [_call(row) for row in rows]
+
+
+def append_events(connection: Connection, events: Sequence[RunEvent]) -> list[RunEvent]:
+    """Append events, numbering them within their run from 1 without gaps; return them as numbered."""
+    last: dict[str, int] = {}
+    numbered: list[RunEvent] = []
+    rows: list[dict[str, object]] = []
+    for item in events:
+        if item.run_id not in last:
+            query = select(func.max(tables.event.c.seq)).where(tables.event.c.run_id == item.run_id)
+            last[item.run_id] = connection.execute(query).scalar() or 0
+        last[item.run_id] += 1
+        event = RunEvent(
+            run_id=item.run_id,
+            seq=last[item.run_id],
+            kind=item.kind,
+            at_s=item.at_s,
+            task_id=item.task_id,
+            attempt=item.attempt,
+            payload=item.payload,
+        )
+        numbered.append(event)
+        rows.append(
+            {
+                "run_id": event.run_id,
+                "seq": event.seq,
+                "kind": event.kind,
+                "at_s": event.at_s,
+                "task_id": event.task_id,
+                "attempt": event.attempt,
+                "payload": codec.dump_json(event.payload),
+            }
+        )
+    if rows:
+        connection.execute(insert(tables.event), rows)
+    return numbered
+
+
+def events_after(connection: Connection, run_id: str, seq: int, *, limit: int = 1_000) -> list[RunEvent]:
+    """Return up to ``limit`` events of the run with a larger ``seq``, in order."""
+    rows = connection.execute(
+        select(tables.event)
+        .where(and_(tables.event.c.run_id == run_id, tables.event.c.seq > seq))
+        .order_by(tables.event.c.seq)
+        .limit(limit)
+    )
+    return [
+        RunEvent(
+            run_id=row.run_id,
+            seq=row.seq,
+            kind=row.kind,
+            at_s=row.at_s,
+            task_id=row.task_id,
+            attempt=row.attempt,
+            payload=codec.load_json(row.payload),
+        )
+        for row in rows
+    ]
+
+
+def require_run(connection: Connection, run_id: str) -> None:
+    """Raise NotFoundError where there is no such run."""
+    if connection.execute(select(tables.run.c.id).where(tables.run.c.id == run_id)).first() is None:
+        raise _no_run(run_id)
+
+
+def put_blob(connection: Connection, data: bytes) -> str:
+    """Store ``data`` under its hash and return the hash; storing it again is a no-op."""
+    sha = codec.sha256(data)
+    connection.execute(upsert(tables.blob).values(sha256=sha, bytes=data).on_conflict_do_nothing())
+    return sha
+
+
+def get_blob(connection: Connection, sha: str) -> bytes:
+    """Return the blob of that hash; raises NotFoundError."""
+    data = connection.execute(select(tables.blob.c.bytes).where(tables.blob.c.sha256 == sha)).scalar()
+    if data is None:
+        raise NotFoundError(f"no blob {sha!r} in the journal")
+    return cast("bytes", data)
+
+
+def save_limiter_state(
+    connection: Connection, scope: str, model: str, *, state: str, clean: bool, wall_s: float
+) -> None:
+    """Insert or replace the saved state of one limiter."""
+    values = {"state": state, "clean": int(clean), "saved_s": wall_s}
+    connection.execute(
+        upsert(tables.limiter_state)
+        .values(scope=scope, model=model, **values)
+        .on_conflict_do_update(index_elements=["scope", "model"], set_=values)
+    )
+
+
+def find_limiter_state(connection: Connection, scope: str, model: str) -> tuple[str, bool] | None:
+    """Return (state, clean) of one limiter, or None where it was never saved."""
+    row = connection.execute(
+        select(tables.limiter_state).where(
+            and_(tables.limiter_state.c.scope == scope, tables.limiter_state.c.model == model)
+        )
+    ).first()
+    return None if row is None else (row.state, bool(row.clean))
+
+
+def _no_run(run_id: str) -> NotFoundError:
+    return NotFoundError(f"there is no run {run_id!r}", param="run_id", remedy=REMEDY_NO_RUN)
+
+
+def _run(
+    row: Row[tuple[object, ...]], *, plan: Plan | None, tasks: tuple[TaskRecord, ...], document: bytes | None
+) -> RunRecord:
+    return RunRecord(
+        run_id=row.id,
+        status=RunStatus(row.status),
+        request=codec.load(codec.REQUEST, row.request),
+        created_s=row.created_s,
+        updated_s=row.updated_s,
+        plan=plan,
+        questions=codec.load(codec.QUESTIONS, row.questions),
+        answers=codec.load(codec.ANSWERS, row.answers),
+        assumptions=codec.load(codec.STRINGS, row.assumptions),
+        tasks=tasks,
+        document=None if document is None else codec.load_json(document),
+    )
+
+
+def _task(row: Row[tuple[object, ...]]) -> TaskRecord:
+    return TaskRecord(
+        task_id=row.id,
+        state=TaskState(row.state),
+        attempts=row.attempts,
+        account=row.account,
+        model=row.model,
+        output=None if row.output is None else row.output.decode(),
+        usage=codec.load(codec.USAGE, row.usage),
+        cost_usd=row.cost_usd,
+        started_s=row.started_s,
+        finished_s=row.finished_s,
+        produced_by=cast("ProducedBy", row.produced_by),
+        error=row.error,
+    )
+
+
+def _call(row: Row[tuple[object, ...]]) -> CallRecord:
+    return CallRecord(
+        key=row.key,
+        run_id=row.run_id,
+        task_id=row.task_id,
+        purpose=row.purpose,
+        attempt=row.attempt,
+        state=CallState(row.state),
+        models=codec.load(codec.STRINGS, row.models),
+        account=row.account,
+        model=row.model,
+        request_sha=row.request_sha,
+        provider_id=row.provider_id,
+        usage=None if row.usage is None else codec.load(codec.USAGE, row.usage),
+        cost_usd=row.cost_usd,
+        answer=None if row.answer is None else row.answer.decode(),
+        created_s=row.created_s,
+        sent_s=row.sent_s,
+        settled_s=row.settled_s,
+        tries=row.tries,
+        error=row.error,
+    )

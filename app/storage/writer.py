@@ -1,0 +1,123 @@
+"""The one thread that writes to the journal, with group commit.
+
+Commands queued while a transaction is being synced go into the next one together, each in a savepoint of its own: a
+command that fails undoes only itself, and no caller is told "done" before the commit that holds its command returned.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.domain.errors import CapacityError, GatewayError, InternalError
+
+Value = TypeVar("Value")
+
+QUEUE_COMMANDS_MAX = 10_000
+"""Above this the caller is refused: the disk cannot keep up, and waiting longer would hide it."""
+GROUP_COMMANDS_MAX = 512
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Command:
+    run: Callable[[Connection], Any]
+    done: Future[Any]
+
+
+class Writer:
+    """Runs commands on one connection in one thread and resolves their futures after the commit.
+
+    Args:
+        engine: An open database.
+
+    Thread-safe. What was queued but not committed when the process dies was never acknowledged.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._queue: queue.Queue[_Command | None] = queue.Queue(QUEUE_COMMANDS_MAX)
+        self._thread = threading.Thread(target=self._work, name="journal-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, run: Callable[[Connection], Value]) -> Future[Value]:
+        """Queue a command; its future ends after the commit.
+
+        Raises:
+            CapacityError: the queue is full.
+        """
+        command = _Command(run=run, done=Future())
+        try:
+            self._queue.put_nowait(command)
+        except queue.Full:
+            raise CapacityError(
+                f"the journal has {QUEUE_COMMANDS_MAX} writes waiting", retry_after_s=1.0, remedy="check the disk"
+            ) from None
+        return cast("Future[Value]", command.done)
+
+    def close(self) -> None:
+        """Write what is queued, then end the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            first = self._queue.get()
+            if first is None:
+                return
+            group, last = self._take_group(first)
+            self._commit(group)
+            if last:
+                return
+
+    def _take_group(self, first: _Command) -> tuple[list[_Command], bool]:
+        group = [first]
+        while len(group) < GROUP_COMMANDS_MAX:
+            try:
+                command = self._queue.get_nowait()
+            except queue.Empty:
+                return group, False
+            if command is None:
+                return group, True
+            group.append(command)
+        return group, False
+
+    def _commit(self, group: list[_Command]) -> None:
+        outcomes: list[tuple[_Command, Any, BaseException | None]] = []
+        try:
+            with self._engine.begin() as connection:
+                for command in group:
+                    outcomes.append((command, *_run_in_savepoint(connection, command.run)))
+        except SQLAlchemyError as error:
+            _log.error("journal commit failed: %s", type(error).__name__)
+            failure = InternalError(
+                f"the journal could not be written ({type(error).__name__})", remedy="check disk space and permissions"
+            )
+            for command in group:
+                command.done.set_exception(failure)
+            return
+        for command, value, problem in outcomes:
+            if problem is None:
+                command.done.set_result(value)
+            else:
+                command.done.set_exception(problem)
+
+
+def _run_in_savepoint(connection: Connection, run: Callable[[Connection], Any]) -> tuple[Any, BaseException | None]:
+    savepoint = connection.begin_nested()
+    try:
+        value = run(connection)
+    except GatewayError as error:
+        savepoint.rollback()
+        return None, error
+    savepoint.commit()
+    return value, None
