@@ -5,7 +5,7 @@
     │   ├── ConfigurationError  the operator must change the configuration
     │   ├── NotFoundError       no such run, account or model
     │   ├── ConflictError       the thing is not in a state that allows this
-    │   └── NeedsAnswersError   the run waits for its owner's answers
+    │   └── TokenBudgetError    the run's own ceiling of tokens leaves no room for this call
     ├── UpstreamError           a provider failed (.account, .kind)           by kind
     └── InternalError           we failed                                     Retry.LATER
         ├── CapacityError       every account is busy, cooling or full (.retry_after_s)
@@ -121,6 +121,10 @@ class NotFoundError(RequestError):
 
 class ConflictError(RequestError):
     """The thing exists but is not in a state that allows this."""
+
+
+class TokenBudgetError(RequestError):
+    """The run's own ceiling of tokens leaves no room for this call."""
 
 
 class UpstreamError(GatewayError):
