@@ -1,0 +1,52 @@
+"""Builds the HTTP app over the port ``Desk``: routes, errors, documentation.
+
+Knows neither Ray nor where the desk comes from; ``app/serve.py`` puts it behind Ray Serve, tests call it directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import FastAPI
+
+from app.domain.ports import Desk
+from app.http import errors, health, operations, projects
+from app.http.limits import HttpLimits
+
+DESCRIPTION = """Tutti takes a project request, plans it as a graph of tasks, plays them on all the LLM accounts it has,
+judges every result and merges them into one answer.
+
+Every error has the shape `{"error": {"type", "message", "param", "remedy"}}`."""
+
+
+def build_app(desk_factory: Callable[[], Desk], *, version: str, limits: HttpLimits | None = None) -> FastAPI:
+    """Build the app.
+
+    Args:
+        desk_factory: Called once, at the first request, on the app's event loop.
+        version: What /healthz and the OpenAPI document say.
+        limits: Bounds of what is let in.
+
+    Holds no lock and no connection, so it may be pickled before the first request.
+    """
+    app = FastAPI(title="Tutti", version=version, description=DESCRIPTION, redoc_url=None)
+    app.state.desk = _Once(desk_factory)
+    app.state.limits = limits or HttpLimits()
+    errors.install(app)
+    app.include_router(projects.router)
+    app.include_router(operations.router)
+    app.include_router(health.router)
+    return app
+
+
+class _Once:
+    """Makes the desk at the first request and keeps it; unlike ``functools.cache`` it pickles with its factory."""
+
+    def __init__(self, factory: Callable[[], Desk]) -> None:
+        self._factory = factory
+        self._desk: Desk | None = None
+
+    def __call__(self) -> Desk:
+        if self._desk is None:
+            self._desk = self._factory()
+        return self._desk
