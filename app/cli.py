@@ -1,0 +1,321 @@
+"""The `tutti` command: declares commands and options; what they do stands in ``app/terminal``.
+
+Exit status: 0 an answer was delivered (a partial one included), 2 bad input or configuration, 3 needs answers, 4 no
+answer, 130 interrupted. No traceback reaches a user; TUTTI_DEBUG=1 shows it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from app import settings
+from app.domain.errors import GatewayError
+from app.domain.run import RunRequest
+from app.terminal import operator_commands, project_commands, run_commands, serve_command
+from app.terminal.connect import Target
+from app.terminal.execute import Doors, execute, leave
+from app.terminal.output import ExitStatus, emit_json, error_json, say_error, standard_error, status_of_error
+from app.terminal.request_text import read_request_text
+from app.terminal.run_commands import Conducting
+
+app = typer.Typer(
+    name="tutti",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help='Turn all your LLM accounts into one orchestra. Begin with: [bold]tutti run "Compare tea and coffee"[/]',
+    epilog="Exit status: 0 answered, 2 bad input or configuration, 3 needs answers, 4 no answer, 130 interrupted.",
+)
+projects = typer.Typer(no_args_is_help=True, help="Projects on the running server: list, show, watch, answer, cancel.")
+app.add_typer(projects, name="projects")
+
+Text = Annotated[str | None, typer.Argument(metavar="TEXT", help="What is to be done; - reads standard input.")]
+FileOption = Annotated[Path | None, typer.Option("--file", metavar="F", help="Read the request from a file.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Default: TUTTI_CONFIG, ./tutti.yaml, ~/.config/tutti/tutti.yaml, else the keys in the environment.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the result document there too.")]
+AssumeDefaults = Annotated[
+    bool, typer.Option("--assume-defaults", help="Never ask: take the default answers and record them.")
+]
+Timeout = Annotated[
+    float | None, typer.Option("--timeout", metavar="S", min=0.1, help="Seconds until the run must be over.")
+]
+TokensMax = Annotated[
+    int | None,
+    typer.Option("--max-tokens-total", metavar="N", min=1, help="Ceiling over all model calls of the run."),
+]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="URL",
+        envvar="TUTTI_SERVER",
+        help="The running server; default: the one on the data directory.",
+    ),
+]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tutti {version('tutti')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Declare what all commands share."""
+    if context.obj is None:
+        context.obj = Doors()
+
+
+@app.command(epilog='Example: tutti run "Compare tea and coffee for an office" --json --out run.json')
+def run(  # noqa: PLR0913  one parameter an option
+    context: typer.Context,
+    text: Text = None,
+    file: FileOption = None,
+    config: Config = None,
+    as_json: Json = False,
+    out: Out = None,
+    assume_defaults: AssumeDefaults = False,
+    timeout: Timeout = None,
+    max_tokens_total: TokensMax = None,
+    server: Server = None,
+) -> None:
+    """Conduct a request: plan it, play it on all accounts, judge, merge, evaluate."""
+    doors: Doors = context.obj
+
+    async def work() -> int:
+        request = RunRequest(
+            text=read_request_text(text, file, _read_stdin),
+            assume_defaults=assume_defaults,
+            timeout_s=timeout,
+            tokens_max=max_tokens_total,
+        )
+        target = Target(server=server, config=config, own_cluster=True)
+        return await run_commands.run(doors, Conducting(request=request, target=target, as_json=as_json, out=out))
+
+    execute(work, as_json=as_json)
+
+
+@app.command(epilog="Example: tutti plan --file request.txt")
+def plan(  # noqa: PLR0913  one parameter an option
+    context: typer.Context,
+    text: Text = None,
+    file: FileOption = None,
+    config: Config = None,
+    as_json: Json = False,
+    out: Out = None,
+    assume_defaults: AssumeDefaults = False,
+    timeout: Timeout = None,
+    max_tokens_total: TokensMax = None,
+    server: Server = None,
+) -> None:
+    """Show how a request would be played: tasks, tokens, cost, lower bound. Spends only the planning."""
+    doors: Doors = context.obj
+
+    async def work() -> int:
+        request = RunRequest(
+            text=read_request_text(text, file, _read_stdin),
+            assume_defaults=assume_defaults,
+            timeout_s=timeout,
+            tokens_max=max_tokens_total,
+            plan_only=True,
+        )
+        target = Target(server=server, config=config, own_cluster=True)
+        return await run_commands.plan(doors, Conducting(request=request, target=target, as_json=as_json, out=out))
+
+    execute(work, as_json=as_json)
+
+
+@app.command(epilog="Example: tutti serve --config tutti.yaml --port 8000")
+def serve(
+    config: Config = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to listen on.")] = 8000,
+) -> None:
+    """Serve HTTP in the foreground, print `ready http://HOST:PORT` when it accepts requests; Ctrl-C drains and ends."""
+    leave(lambda: serve_command.serve(config, host, port))
+
+
+@app.command(epilog="Example: tutti init && tutti check")
+def init(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Where to write it.")] = Path("tutti.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Write a commented configuration."""
+    leave(lambda: operator_commands.init(path, force=force))
+
+
+@app.command(epilog="Example: tutti check --config tutti.yaml --live")
+def check(
+    context: typer.Context,
+    config: Config = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Also make one tiny call per account, through the running server.")
+    ] = False,
+    as_json: Json = False,
+    server: Server = None,
+) -> None:
+    """Validate the configuration; name every mistake with its line."""
+    doors: Doors = context.obj
+    target = Target(server=server, config=config)
+    execute(lambda: operator_commands.check(doors, target, live=live, as_json=as_json), as_json=as_json)
+
+
+@app.command(epilog="Example: tutti reload")
+def reload(context: typer.Context, config: Config = None, as_json: Json = False, server: Server = None) -> None:
+    """Make the running server read its configuration again; a wrong one changes nothing and says why."""
+    doors: Doors = context.obj
+    target = Target(server=server, config=config)
+    execute(lambda: operator_commands.reload(doors, target, as_json=as_json), as_json=as_json)
+
+
+@app.command(epilog="Example: tutti accounts --by identity")
+def accounts(
+    context: typer.Context,
+    by: Annotated[Literal["account", "identity"], typer.Option("--by", help="Group the rows.")] = "account",
+    config: Config = None,
+    as_json: Json = False,
+    server: Server = None,
+) -> None:
+    """Watch the accounts: state, limits and their use, calls in flight, cooldown, last error."""
+    doors: Doors = context.obj
+    target = Target(server=server, config=config)
+    execute(
+        lambda: operator_commands.accounts(doors, target, by_identity=by == "identity", as_json=as_json),
+        as_json=as_json,
+    )
+
+
+@app.command(epilog="Example: tutti simulate --config examples/sim.yaml --port 9100")
+def simulate(
+    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="What to simulate; see examples/sim.yaml.")],
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on; default: the file's.")] = None,
+    port: Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = None,
+) -> None:
+    """Play providers: rehearse limits and failures without spending."""
+    leave(lambda: serve_command.simulate(config, host, port))
+
+
+@projects.command("list", epilog="Example: tutti projects list --limit 50")
+def projects_list(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="Rows at most.")] = 20,
+    config: Config = None,
+    as_json: Json = False,
+    server: Server = None,
+) -> None:
+    """List projects, newest first."""
+    doors: Doors = context.obj
+    target = Target(server=server, config=config)
+    execute(lambda: project_commands.list_(doors, target, limit=limit, as_json=as_json), as_json=as_json)
+
+
+@projects.command("show", epilog="Example: tutti projects show RUN --json")
+def projects_show(
+    context: typer.Context, run_id: RunId, config: Config = None, as_json: Json = False, server: Server = None
+) -> None:
+    """Show a project as it stands; once it rests, its report."""
+    doors: Doors = context.obj
+    target = Target(server=server, config=config)
+    execute(lambda: project_commands.show(doors, target, run_id, as_json=as_json), as_json=as_json)
+
+
+@projects.command("watch", epilog="Example: tutti projects watch RUN")
+def projects_watch(
+    context: typer.Context, run_id: RunId, config: Config = None, as_json: Json = False, server: Server = None
+) -> None:
+    """Follow a project live until it rests; leaving with Ctrl-C does not stop it."""
+    doors: Doors = context.obj
+    target = Target(server=server, config=config)
+    execute(lambda: project_commands.watch(doors, target, run_id, as_json=as_json), as_json=as_json)
+
+
+@projects.command("answer", epilog='Example: tutti projects answer RUN q1="two people" q2=vegetarian')
+def projects_answer(  # noqa: PLR0913  one parameter an option
+    context: typer.Context,
+    run_id: RunId,
+    answers: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ID=TEXT...", help="Answers by question id; without any you are asked."),
+    ] = None,
+    assume_defaults: Annotated[
+        bool, typer.Option("--assume-defaults", help="Take the defaults of the questions left open.")
+    ] = False,
+    config: Config = None,
+    as_json: Json = False,
+    server: Server = None,
+) -> None:
+    """Answer a project's questions; it goes on once all are answered."""
+    doors: Doors = context.obj
+    target = Target(server=server, config=config)
+    execute(
+        lambda: project_commands.answer(
+            doors, target, run_id, answers or [], assume_rest=assume_defaults, as_json=as_json
+        ),
+        as_json=as_json,
+    )
+
+
+@projects.command("cancel", epilog="Example: tutti projects cancel RUN")
+def projects_cancel(
+    context: typer.Context, run_id: RunId, config: Config = None, as_json: Json = False, server: Server = None
+) -> None:
+    """Stop a project and its model calls."""
+    doors: Doors = context.obj
+    target = Target(server=server, config=config)
+    execute(lambda: project_commands.cancel(doors, target, run_id, as_json=as_json), as_json=as_json)
+
+
+def main(arguments: Sequence[str] | None = None, doors: Doors | None = None) -> int:
+    """Run the command line and return its exit status; nothing a user does shows a traceback."""
+    as_json = "--json" in (arguments if arguments is not None else sys.argv[1:])
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="tutti", obj=doors)
+    except SystemExit as left:
+        return left.code if isinstance(left.code, int) else int(ExitStatus.BAD_INPUT)
+    except GatewayError as error:
+        say_error(error)
+        if as_json:
+            emit_json(error_json(error))
+        return int(status_of_error(error))
+    except KeyboardInterrupt:
+        return int(ExitStatus.INTERRUPTED)
+    except Exception as error:
+        # The outermost edge: a bug of ours must not look like the user's fault.
+        if settings.debug():
+            raise
+        standard_error().print(
+            f"error: {type(error).__name__} inside Tutti; this is a bug of ours. TUTTI_DEBUG=1 shows where.",
+            markup=False,
+        )
+        return int(ExitStatus.NO_ANSWER)
+    return int(ExitStatus.ANSWERED)
+
+
+def _read_stdin(size_bytes_max: int) -> bytes:
+    return sys.stdin.buffer.read(size_bytes_max)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
