@@ -1,7 +1,7 @@
 """Names, namespace and options of our actors; the only place that calls ``ray.remote``.
 
-All ways in on one Ray cluster call ``ensure`` and share the same detached actors, so two of them can never double a limit.
-No CPUs are claimed: our actors wait for networks, and a cluster sized for other work must still hold them.
+All ways in on one Ray cluster call ``ensure`` and share the same detached actors, so two of them can never double a
+limit. No CPUs are claimed: our actors wait for networks, and a cluster sized for other work must still hold them.
 
 ``max_task_retries`` stays 0 everywhere: Ray would re-submit paid calls; what is safe to repeat is repeated by us.
 """
@@ -9,6 +9,7 @@ No CPUs are claimed: our actors wait for networks, and a cluster sized for other
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import ray
@@ -82,10 +83,8 @@ async def end(*, namespace: str = NAMESPACE, timeout_s: float = END_TIMEOUT_S) -
         pass  # what cannot be drained any more is ended below
     for name in (COORDINATOR, *hosts, DIRECTORY):
         await asyncio.to_thread(_kill, name, namespace)
-    try:
+    with contextlib.suppress(GatewayError):
         await store.close()
-    except GatewayError:
-        pass
     await asyncio.to_thread(_kill, STORE, namespace)
 
 

@@ -3,8 +3,8 @@
 The only one that creates, configures and drains account actors, and the only one that asks them for load (one round a
 period, not one per choice: probing four actors costs 5.7 ms). Everybody else long-polls its versioned snapshot.
 
-May die at any moment: it restarts without a configuration, the coordinator gives it the newest one it knows (``start``),
-and it finds the living hosts by name.
+May die at any moment: it restarts without a configuration, the coordinator gives it the newest one it knows
+(``start``), and it finds the living hosts by name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from app import settings
 from app.domain.accounts import AccountSpec, ModelInfo, Orchestra
 from app.domain.errors import ConfigurationError, GatewayError, InternalError
-from app.domain.schedule import LoadRow
+from app.domain.load import LoadRow
 from app.domain.views import AccountView, LiveCheck, ReloadReport
 
 STATUS_PERIOD_S = 1.0

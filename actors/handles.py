@@ -16,9 +16,9 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 
 from app.domain.calls import Admission, CallOrder, CallOutcome
 from app.domain.errors import CancelledError, DeadlineError, GatewayError, InternalError
+from app.domain.load import LoadRow
 from app.domain.plan import Plan
 from app.domain.run import CallRecord, RunEvent, RunRecord, RunRequest, TaskRecord
-from app.domain.schedule import LoadRow
 from app.domain.views import AccountView, LiveCheck, ReloadReport
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from app.domain.limiter import LimitSpec
+from app.domain.limits import LimitSpec
 
 
 class Provider(StrEnum):

@@ -10,7 +10,7 @@ from typing import Literal
 
 from app.domain.chat import ChatRequest, ChatResult, Usage
 from app.domain.errors import GatewayError
-from app.domain.schedule import LoadRow
+from app.domain.load import LoadRow
 
 Purpose = Literal["clarify", "plan", "transcribe", "repair", "task", "judge", "merge", "evaluate", "check"]
 

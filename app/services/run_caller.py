@@ -7,15 +7,34 @@ schedule report are sums over what this class saw, and nothing else counts anyth
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from app.domain.calls import CallAnswer, ModelCall
 from app.domain.chat import NO_USAGE, ChatRequest, Usage
-from app.domain.errors import GatewayError, TokenBudgetError, UpstreamError
+from app.domain.errors import DeadlineError, GatewayError, Retry, TokenBudgetError, UpstreamError, UpstreamKind
 from app.domain.estimate import estimate_tokens
 from app.domain.ports import Clock, Journal, ModelCaller
 from app.domain.run import CallRecord, CallState
+
+TRIES_MAX = 6
+"""Accounts tried for one call."""
+RETRIES_MIN = 3
+FREE_REFUSALS = frozenset(
+    {UpstreamKind.DEAD_KEY, UpstreamKind.MODEL_MISSING, UpstreamKind.MINUTE_LIMIT, UpstreamKind.DAY_LIMIT}
+)
+"""Failures that bought nothing and that the account's own state keeps from happening again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLimits:
+    """How far a run may go."""
+
+    tokens_max: int | None
+    """Over all calls, input and output; None for no ceiling."""
+    retry_share: float
+    """Retries that may be bought, as a share of the calls made so far (at least ``RETRIES_MIN``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,24 +52,63 @@ class RunCaller:
         inner: The dispatcher.
         journal: Where calls are recorded before they are sent and when they end.
         clock: Time.
-        tokens_max: Ceiling over all calls of the run, input and output; None for none.
+        limits: The run's ceilings.
+        on_failure: Told of every failed try, and whether another follows.
 
     Not thread-safe: the conductor's event loop is the lock.
     """
 
-    def __init__(self, inner: ModelCaller, journal: Journal, clock: Clock, *, tokens_max: int | None) -> None:
+    def __init__(
+        self,
+        inner: ModelCaller,
+        journal: Journal,
+        clock: Clock,
+        *,
+        limits: RunLimits,
+        on_failure: Callable[[ModelCall, UpstreamError, bool], None],
+    ) -> None:
         self._inner = inner
         self._journal = journal
         self._clock = clock
-        self._tokens_max = tokens_max
+        self._tokens_max = limits.tokens_max
+        self._retry_share = limits.retry_share
+        self._on_failure = on_failure
+        self._calls = 0
+        self._retries = 0
         self._tokens_reserved = 0
         self._tokens_used = 0
         self.spans: list[CallSpan] = []
 
     async def call(self, call: ModelCall) -> CallAnswer:
-        """Record, make and record one call; errors as the port says, and TokenBudgetError."""
+        """Get one answer, from whichever account can give it; errors as the port says, and TokenBudgetError.
+
+        A failed try goes to another account at once. The run's retry budget bounds what may be bought twice; refusals
+        that cost nothing (a limit, a dead key) are bounded by ``TRIES_MAX`` alone.
+        """
+        avoid = call.avoid_accounts
+        deadline_ns = self._clock.monotonic_ns() + int(call.deadline_s * 1e9)
+        for number in range(1, TRIES_MAX + 1):
+            left_s = (deadline_ns - self._clock.monotonic_ns()) / 1e9
+            if left_s <= 0:
+                raise DeadlineError(f"{call.purpose} was not answered within {call.deadline_s:.0f} s")
+            call_id = call.call_id if number == 1 else f"{call.call_id}/try{number}"
+            attempt = replace(call, call_id=call_id, avoid_accounts=avoid, deadline_s=left_s)
+            try:
+                answer = await self._try(attempt, number)
+            except UpstreamError as error:
+                again = error.retry is Retry.ELSEWHERE and number < TRIES_MAX and self._may_retry(error)
+                self._on_failure(call, error, again)
+                if not again:
+                    raise
+                avoid = (*avoid, error.account)
+            else:
+                return replace(answer, tries=number)
+        raise AssertionError("the last try returns or raises")
+
+    async def _try(self, call: ModelCall, number: int) -> CallAnswer:
         ceiling = _ceiling(call.request)
         self._reserve(call, ceiling)
+        now_s = self._clock.wall_s()
         record = CallRecord(
             key=call.call_id,
             run_id=call.run_id,
@@ -60,8 +118,9 @@ class RunCaller:
             state=CallState.SENT,
             models=call.models,
             request_sha=_request_sha(call.request),
-            created_s=self._clock.wall_s(),
-            sent_s=self._clock.wall_s(),
+            created_s=now_s,
+            sent_s=now_s,
+            tries=number,
         )
         try:
             await self._journal.record_calls([record])
@@ -71,10 +130,18 @@ class RunCaller:
             raise
         finally:
             self._tokens_reserved -= ceiling
+        self._calls += 1
         self._tokens_used += answer.usage.input_tokens + answer.usage.output_tokens
         self.spans.append(CallSpan(call=call, answer=answer))
         await self._journal.record_calls([self._done(record, answer)])
         return answer
+
+    def _may_retry(self, error: UpstreamError) -> bool:
+        if error.kind in FREE_REFUSALS:
+            return True
+        allowed = max(RETRIES_MIN, int(self._calls * self._retry_share))
+        self._retries += 1
+        return self._retries <= allowed
 
     def usage(self, task_id: str | None = None, *, purpose: str | None = None) -> Usage:
         """Return the sum over the run, one task, or one purpose."""
@@ -125,7 +192,6 @@ class RunCaller:
             cost_usd=answer.cost_usd,
             answer=answer.result.text,
             settled_s=self._clock.wall_s(),
-            tries=answer.tries,
         )
 
 

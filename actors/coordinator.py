@@ -1,0 +1,264 @@
+"""Drives project runs: one conductor per run, one dispatcher for all of them.
+
+A thin shell: takes runs in, remembers which are being conducted here, and hands the newest snapshot of the directory to
+the dispatcher. Everything a run needs to go on is in the journal.
+
+May die at any moment: when it is back it goes on with every unfinished run from the journal. Completed tasks and the
+plan are kept; calls that were in flight are made again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Coroutine, Mapping
+from dataclasses import replace
+from typing import Any
+
+from actors.handles import DirectoryHandle, HostHandles, StoreHandle
+from app.domain.accounts import Orchestra
+from app.domain.errors import CapacityError, ConflictError, GatewayError, RequestError
+from app.domain.run import RunRecord, RunRequest, RunStatus
+from app.services.conduct import Conductor, Tools
+from app.services.dispatch import CallProgress, Dispatcher
+from app.services.prompts import Prompts
+from app.services.roster import SnapshotRoster
+
+RUNS_MAX = 1_000
+"""Runs conducted at once; more are refused with a time to come back."""
+TEXT_BYTES_MAX = 256 * 1024
+WATCH_WAIT_S = 10.0
+RECONNECT_S = 0.5
+KNOWN_WAIT_S = 30.0
+"""How long a first request waits for the configuration of a cluster that is just starting."""
+
+_log = logging.getLogger(__name__)
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def monotonic_ns(self) -> int:
+        """Nanoseconds that never go back."""
+        return time.monotonic_ns()
+
+    def wall_s(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+
+class Coordinator:
+    """The conductor's desk.
+
+    Args:
+        namespace: Where the other actors live.
+
+    Built inside a running event loop (Ray builds async actors there): it starts to watch and to go on at once. Not
+    thread-safe: the event loop is the lock.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self._journal = StoreHandle(namespace)
+        self._directory = DirectoryHandle(namespace)
+        self._clock = SystemClock()
+        self._roster = SnapshotRoster()
+        self._prompts = Prompts.load()
+        hosts = HostHandles(namespace)
+        self._dispatcher = Dispatcher(
+            hosts,
+            self._roster,
+            self._clock,
+            owner=f"coordinator-{uuid.uuid4().hex[:12]}",
+            on_progress=self._note_progress,
+            on_silence=self._directory.suspect,
+        )
+        self._conductors: dict[str, Conductor] = {}
+        self._tasks: dict[str, asyncio.Task[RunRecord]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._known = asyncio.Event()
+        self._answering = asyncio.Lock()
+        for work in (self._watch_directory(), self._dispatcher.run(), self._go_on()):
+            self._spawn(work)
+
+    async def ping(self) -> str:
+        """Return "ok" once the configuration is known."""
+        await self._ready()
+        return "ok"
+
+    async def start(self, request: RunRequest) -> RunRecord:
+        """Accept a run; with a known idempotency key return the run that has it.
+
+        Raises:
+            RequestError: empty or too large.
+            ConflictError: the key was used with another request.
+            CapacityError: too many runs at once.
+        """
+        _check(request)
+        await self._ready()
+        if len(self._tasks) >= RUNS_MAX:
+            raise CapacityError(f"{RUNS_MAX} runs are being conducted", retry_after_s=10.0)
+        now_s = self._clock.wall_s()
+        new = RunRecord(
+            run_id=f"run-{uuid.uuid4().hex[:20]}",
+            status=RunStatus.ACCEPTED,
+            request=request,
+            created_s=now_s,
+            updated_s=now_s,
+        )
+        record = await self._journal.create_run(new)
+        if record.run_id == new.run_id:
+            self._conduct(record, first=True)
+        return record
+
+    async def answer(self, run_id: str, answers: Mapping[str, str], assume_rest: bool) -> RunRecord:
+        """Take answers; the run goes on once all are there or the rest is to be assumed.
+
+        Raises:
+            NotFoundError, ConflictError (it does not wait), RequestError (unknown question).
+        """
+        await self._ready()
+        async with self._answering:
+            return await self._answer(run_id, answers, assume_rest=assume_rest)
+
+    async def _answer(self, run_id: str, answers: Mapping[str, str], *, assume_rest: bool) -> RunRecord:
+        record = await self._journal.get_run(run_id)
+        if record.status is not RunStatus.NEEDS_ANSWERS:
+            raise ConflictError(f"the run {run_id!r} is {record.status.value}: it waits for no answers", param="run_id")
+        known = {question.id: question for question in record.questions}
+        for name in answers:
+            if name not in known:
+                raise RequestError(
+                    f"the run has no question {name!r}", param="answers", remedy=f"it has {', '.join(known)}"
+                )
+        given = {**dict(record.answers), **{name: text for name, text in answers.items() if text.strip()}}
+        open_questions = [question for question in record.questions if question.id not in given]
+        assumptions = record.assumptions
+        if assume_rest:
+            assumptions += tuple(f"{question.question} {question.default}" for question in open_questions)
+            open_questions = []
+        goes_on = not open_questions
+        record = replace(
+            record,
+            status=RunStatus.ACCEPTED if goes_on else RunStatus.NEEDS_ANSWERS,
+            answers=tuple(given.items()),
+            assumptions=assumptions,
+            document=None if goes_on else record.document,
+            updated_s=self._clock.wall_s(),
+        )
+        conductor = self._make(record)
+        conductor.emit("run.answered", answers=dict(given), assumptions=list(assumptions))
+        await conductor.log.commit(lambda lines: self._journal.update_run(record, lines))
+        if goes_on:
+            self._run(conductor)
+        return record
+
+    async def cancel(self, run_id: str) -> RunRecord:
+        """Stop the run and its provider calls; an ended run stays as it is. Raises NotFoundError."""
+        task = self._tasks.get(run_id)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+        record = await self._journal.get_run(run_id)
+        if record.status is RunStatus.NEEDS_ANSWERS:
+            await self._ready()
+            record = await self._make(record).withdraw()
+        return record
+
+    def _conduct(self, record: RunRecord, *, first: bool) -> None:
+        conductor = self._make(record)
+        if first:
+            request = record.request
+            conductor.emit("run.accepted", text=request.text[:2_000], assume_defaults=request.assume_defaults)
+        self._run(conductor)
+
+    def _make(self, record: RunRecord) -> Conductor:
+        return Conductor(
+            record,
+            Tools(
+                caller=self._dispatcher,
+                journal=self._journal,
+                clock=self._clock,
+                orchestra=self._roster.orchestra(),
+                prompts=self._prompts,
+            ),
+        )
+
+    def _run(self, conductor: Conductor) -> None:
+        run_id = conductor.record.run_id
+        task = asyncio.create_task(conductor.conduct(), name=run_id)
+        self._conductors[run_id], self._tasks[run_id] = conductor, task
+        task.add_done_callback(lambda _task: self._forget(run_id))
+
+    def _forget(self, run_id: str) -> None:
+        self._conductors.pop(run_id, None)
+        self._tasks.pop(run_id, None)
+
+    def _note_progress(self, progress: CallProgress) -> None:
+        conductor = self._conductors.get(progress.call.run_id)
+        if conductor is not None:
+            conductor.note_progress(progress)
+
+    async def _ready(self) -> None:
+        try:
+            await asyncio.wait_for(self._known.wait(), KNOWN_WAIT_S)
+        except TimeoutError:
+            raise CapacityError("the configuration is not known yet", retry_after_s=1.0) from None
+
+    async def _go_on(self) -> None:
+        """Take up what an earlier life of this actor left unfinished."""
+        await self._known.wait()
+        while True:
+            try:
+                for run_id in await self._journal.unfinished_runs():
+                    if run_id not in self._tasks:
+                        self._conduct(await self._journal.get_run(run_id), first=False)
+                return
+            except GatewayError as error:
+                _log.warning("the journal does not answer: %s", error.message)
+                await asyncio.sleep(RECONNECT_S)
+
+    async def _watch_directory(self) -> None:
+        version = -1
+        last: Orchestra | None = None
+        while True:
+            try:
+                snapshot = await self._directory.watch(version, WATCH_WAIT_S)
+                if snapshot.orchestra is None:
+                    # A directory that was restarted has forgotten the configuration; the newest one we know is it.
+                    version = -1
+                    if last is not None:
+                        await self._directory.start(last)
+                    await asyncio.sleep(RECONNECT_S)
+                    continue
+            except GatewayError as error:
+                _log.warning("the directory does not answer: %s", error.message)
+                version = -1
+                await asyncio.sleep(RECONNECT_S)
+                continue
+            version, last = snapshot.version, snapshot.orchestra
+            self._roster.update(snapshot.orchestra, snapshot.hosts, snapshot.load)
+            self._dispatcher.wake()
+            self._known.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def _check(request: RunRequest) -> None:
+    if not request.text.strip():
+        raise RequestError("the request is empty", param="request_text", remedy="say what you want done")
+    size = len(request.text.encode())
+    if size > TEXT_BYTES_MAX:
+        raise RequestError(
+            f"the request has {size} bytes, the limit is {TEXT_BYTES_MAX}",
+            param="request_text",
+            remedy="send the essence, and long material in parts",
+        )
+    if request.timeout_s is not None and not 0 < request.timeout_s <= 86_400:
+        raise RequestError(f"timeout_s is {request.timeout_s!r}, must be over 0 and at most 86400", param="timeout_s")
+    if request.tokens_max is not None and request.tokens_max <= 0:
+        raise RequestError(f"max_tokens_total is {request.tokens_max!r}, must be positive", param="max_tokens_total")

@@ -1,0 +1,50 @@
+"""How loaded an account is, as its actor last said, with what is needed to foresee when it can take more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from app.domain.accounts import AccountState
+
+BucketKind = Literal["requests", "tokens", "input_tokens", "output_tokens"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketLevel:
+    """One limit as a bucket: what may be taken now and how fast it refills.
+
+    A sliding window is shown as a bucket too: an approximation that the account corrects when it is asked.
+    """
+
+    kind: BucketKind
+    level: float
+    """Requests or tokens that may start at once; negative while in debt."""
+    capacity: float
+    rate_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadRow:
+    """The load of one (account, model)."""
+
+    account: str
+    model: str
+    scope: str
+    """Rows of one scope and model share their buckets and concurrency."""
+    state: AccountState
+    in_flight: int
+    """Calls admitted and not ended, over the whole scope."""
+    concurrency: int | None
+    buckets: tuple[BucketLevel, ...]
+    cooldown_s: float
+    """Seconds, at observation, until it serves again; 0 while it serves."""
+    ttft_s: float
+    """EWMA of the time to first token, or of the whole call where it was not streamed per token below."""
+    tokens_per_s: float
+    """EWMA of output tokens per second."""
+    error_rate: float
+    """EWMA, 0 to 1."""
+    context_tokens: int
+    observed_at_s: float
+    """Monotonic seconds of the machine that observed it; compared only between rows of one account."""

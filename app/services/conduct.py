@@ -1,0 +1,367 @@
+"""Conducts one project run: clarify, plan, play the tasks, merge, evaluate.
+
+Every stage is in the journal before the next begins, so a run can be taken up again where it stood: the plan and the
+completed tasks of an interrupted run are not bought again. Called by the coordinator actor, one instance per run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from app.domain.accounts import Orchestra
+from app.domain.calls import CallAnswer, ModelCall
+from app.domain.chat import Json, Usage
+from app.domain.errors import DeadlineError, GatewayError, UpstreamError
+from app.domain.plan import Plan, ProducedBy, TaskEvaluation
+from app.domain.ports import Clock, Journal, ModelCaller
+from app.domain.run import (
+    ResultDocument,
+    RunEvent,
+    RunRecord,
+    RunStatus,
+    StageReport,
+    TaskRecord,
+    TaskState,
+)
+from app.services.clarify import Clarifier
+from app.services.context import RunContext
+from app.services.dispatch import CallProgress
+from app.services.evaluate import Evaluator
+from app.services.judge import Judge
+from app.services.merge import Merger
+from app.services.plan import Planner
+from app.services.prompts import Prompts
+from app.services.run_caller import RunCaller, RunLimits
+from app.services.run_log import RunLog
+from app.services.run_report import questions_json, result_document, task_lines
+from app.services.task_flow import Played, TaskFlow
+from app.services.work import Worker
+
+TIMEOUT_S = 3_600.0
+"""For a run that names none."""
+
+_log = logging.getLogger(__name__)
+
+
+class Answered(Protocol):
+    """What every role returns."""
+
+    @property
+    def answers(self) -> tuple[CallAnswer, ...]: ...
+    @property
+    def produced_by(self) -> ProducedBy: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+
+Role = TypeVar("Role", bound=Answered)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What a conductor works with."""
+
+    caller: ModelCaller
+    journal: Journal
+    clock: Clock
+    orchestra: Orchestra
+    prompts: Prompts
+
+
+class Conductor:
+    """Conducts one run from where its record stands.
+
+    Args:
+        record: The run as journaled.
+        tools: Models, journal, clock, configuration, prompts.
+
+    Not thread-safe: the coordinator's event loop is the lock. May die at any moment; another instance goes on from the
+    journal.
+    """
+
+    def __init__(self, record: RunRecord, tools: Tools) -> None:
+        self.record = record
+        self._tools = tools
+        self.log = RunLog(record.run_id, tools.journal, tools.clock)
+        limits = RunLimits(tokens_max=record.request.tokens_max, retry_share=tools.orchestra.coordinator.retry_share)
+        self.caller = RunCaller(tools.caller, tools.journal, tools.clock, limits=limits, on_failure=self._note_failure)
+        # Times of calls are monotonic, those of the document count from acceptance.
+        self._zero_s = tools.clock.monotonic_ns() / 1e9 - (tools.clock.wall_s() - record.created_s)
+        self._stages: list[StageReport] = []
+        self._notes: list[str] = list(tools.orchestra.notes)
+        self._plan: Plan | None = record.plan
+        self._flow: TaskFlow | None = None
+        self._answer = ""
+        self._evaluation: tuple[TaskEvaluation, ...] = ()
+        self._context = RunContext.of(record, tools)
+
+    def now_s(self) -> float:
+        """Return seconds since the run was accepted."""
+        return self._tools.clock.monotonic_ns() / 1e9 - self._zero_s
+
+    def emit(self, kind: str, task_id: str | None = None, attempt: int | None = None, **payload: Json) -> None:
+        """Add a progress line."""
+        self.log.emit(kind, task_id, attempt, **payload)
+
+    def spent(self, task_id: str) -> tuple[Usage, str | None]:
+        """Return usage and cost of a task so far."""
+        return self.caller.usage(task_id), self.caller.cost_usd(task_id)
+
+    async def save(self, task: TaskRecord) -> None:
+        """Commit one task's row with every line so far."""
+        await self.log.commit(lambda lines: self._tools.journal.record_task(self.record.run_id, task, lines))
+
+    async def conduct(self) -> RunRecord:
+        """Go on until the run has ended or waits for answers; return it as journaled.
+
+        Cancelling this ends the run as cancelled, with what it has so far; it then returns normally.
+        """
+        for note in self._notes:
+            self.emit("run.note", text=note)
+        try:
+            async with asyncio.timeout(self._seconds_left()):
+                if await self._clarified():
+                    await self._stages_after_questions()
+        except TimeoutError:
+            await self._finish(self._status_of_tasks(), error=self._late().message)
+        except asyncio.CancelledError:
+            await self._finish(RunStatus.CANCELLED)
+        except GatewayError as error:
+            await self._finish(self._status_of_tasks(), error=error.message)
+        except Exception:  # noqa: BLE001  outermost edge: a bug must end the run visibly, not leave it hanging
+            _log.exception("run %s failed", self.record.run_id)
+            await self._finish(RunStatus.FAILED, error="an internal failure; see the coordinator's log")
+        with contextlib.suppress(GatewayError):
+            await self.log.close()
+        return self.record
+
+    async def withdraw(self) -> RunRecord:
+        """End a run that waits for answers as cancelled."""
+        await self._finish(RunStatus.CANCELLED)
+        await self.log.close()
+        return self.record
+
+    def note_progress(self, progress: CallProgress) -> None:
+        """Show what happens to one of this run's calls: sent, failed, waiting."""
+        call = progress.call
+        if progress.kind == "started":
+            if call.purpose == "task":
+                self.emit(
+                    "task.started",
+                    call.task_id,
+                    call.attempt,
+                    account=progress.account,
+                    model=progress.model,
+                    queued_s=round(progress.seconds, 3),
+                )
+        else:
+            self.emit(f"call.{progress.kind}", call.task_id, call.attempt, purpose=call.purpose, **progress.details())
+
+    def _note_failure(self, call: ModelCall, error: UpstreamError, again: bool) -> None:
+        self.emit(
+            "call.failed",
+            call.task_id,
+            call.attempt,
+            purpose=call.purpose,
+            account=error.account,
+            kind=error.kind.value,
+            message=error.message,
+            next="elsewhere" if again else "gives up",
+        )
+
+    async def _stages_after_questions(self) -> None:
+        plan = await self._planned()
+        if self.record.request.plan_only:
+            await self._finish(RunStatus.COMPLETED)
+            return
+        await self._played(plan)
+        await self._merged(plan)
+        await self._evaluated(plan)
+        await self._finish(self._status_of_tasks())
+
+    async def _clarified(self) -> bool:
+        """Ask what must be known; False where the run waits for answers."""
+        if self._plan is not None or self.record.answers or self.record.assumptions:
+            return True
+        await self._enter(RunStatus.CLARIFYING)
+        clarifier = Clarifier(self.caller, self._tools.orchestra, self._tools.prompts)
+        clarification = await self._stage("clarify", lambda: clarifier.clarify(self._context))
+        assume = self.record.request.assume_defaults
+        asked = () if assume else clarification.questions
+        assumptions = clarification.assumptions
+        if assume:
+            assumptions += tuple(f"{question.question} {question.default}" for question in clarification.questions)
+        self._set(questions=asked, assumptions=assumptions)
+        if not asked:
+            return True
+        self.emit("run.questions", questions=questions_json(asked))
+        await self._finish(RunStatus.NEEDS_ANSWERS)
+        return False
+
+    async def _planned(self) -> Plan:
+        if self._plan is not None:
+            return self._plan
+        await self._enter(RunStatus.PLANNING)
+        planner = Planner(self.caller, self._tools.orchestra, self._tools.prompts)
+        planned = await self._stage(
+            "plan", lambda: planner.plan(self._context, self.record.answers, self.record.assumptions)
+        )
+        self._plan = plan = planned.plan
+        self._set(plan=plan)
+        self.emit("plan.ready", **planned.to_json())
+        await self.log.commit(lambda lines: self._tools.journal.record_plan(self.record.run_id, plan, lines))
+        return plan
+
+    async def _played(self, plan: Plan) -> None:
+        await self._enter(RunStatus.RUNNING)
+        self._flow = TaskFlow(
+            plan=plan,
+            context=self._context,
+            worker=Worker(self.caller, self._tools.orchestra, self._tools.prompts),
+            judge=Judge(self.caller, self._tools.orchestra, self._tools.prompts),
+            book=self,
+            redo_max=self._tools.orchestra.coordinator.redo_max,
+        )
+        await self._flow.play({task.task_id: task for task in self.record.tasks})
+
+    async def _merged(self, plan: Plan) -> None:
+        artifacts = self._artifacts()
+        if not artifacts:
+            return
+        await self._enter(RunStatus.MERGING)
+        merger = Merger(self.caller, self._tools.orchestra, self._tools.prompts)
+        merged = await self._stage("merge", lambda: merger.merge(self._context, plan, artifacts, self._missing()))
+        self._answer = merged.answer
+
+    async def _evaluated(self, plan: Plan) -> None:
+        if not self._played_tasks():
+            return
+        await self._enter(RunStatus.EVALUATING)
+        evaluator = Evaluator(self.caller, self._tools.orchestra, self._tools.prompts)
+        judgements = {name: played.judgement for name, played in self._played_tasks().items() if played.judgement}
+        evaluated = await self._stage(
+            "evaluate",
+            lambda: evaluator.evaluate(self._context, plan, self._artifacts(), judgements, self._missing()),
+        )
+        self._evaluation = evaluated.evaluations
+
+    async def _stage(self, name: str, work: Callable[[], Awaitable[Role]]) -> Role:
+        started_s = self.now_s()
+        self.emit("stage.started", stage=name)
+        try:
+            done = await work()
+        except GatewayError as error:
+            self.emit("stage.finished", stage=name, seconds=round(self.now_s() - started_s, 3), error=error.message)
+            raise
+        last = done.answers[-1] if done.answers else None
+        report = StageReport(
+            name=name,
+            started_s=started_s,
+            finished_s=self.now_s(),
+            account=last.account if last else None,
+            model=last.model if last else None,
+            produced_by=done.produced_by,
+            usage=_sum(answer.usage for answer in done.answers),
+        )
+        self._stages.append(report)
+        self._notes.extend(note for note in done.notes if note not in self._notes)
+        self.emit(
+            "stage.finished",
+            stage=name,
+            seconds=round(report.finished_s - started_s, 3),
+            account=report.account,
+            model=report.model,
+            produced_by=report.produced_by,
+            usage={"input_tokens": report.usage.input_tokens, "output_tokens": report.usage.output_tokens},
+            error=None,
+        )
+        return done
+
+    async def _enter(self, status: RunStatus) -> None:
+        self._set(status=status)
+        await self.log.commit(self._update_run)
+
+    async def _finish(self, status: RunStatus, *, error: str | None = None) -> None:
+        document = self._document(status, error)
+        self._set(status=status, document=document.to_json())
+        schedule = document.schedule
+        if status.ended:
+            self.emit(
+                "run.finished",
+                status=status.value,
+                seconds=round(self.now_s(), 3),
+                usage={
+                    "input_tokens": document.usage.input_tokens,
+                    "output_tokens": document.usage.output_tokens,
+                },
+                cost_usd=document.cost_usd,
+                makespan_s=schedule.makespan_s if schedule else None,
+                lower_bound_s=schedule.lower_bound_s if schedule else None,
+                binding=schedule.binding if schedule else None,
+                error=error,
+            )
+        await self.log.commit(self._update_run)
+
+    def _document(self, status: RunStatus, error: str | None) -> ResultDocument:
+        return result_document(
+            self.record,
+            status=status,
+            answer=self._answer,
+            plan=self._plan,
+            tasks=task_lines(self._plan, self._played_tasks()),
+            evaluation=self._evaluation,
+            stages=tuple(self._stages),
+            caller=self.caller,
+            zero_s=self._zero_s,
+            orchestra=self._tools.orchestra,
+            notes=tuple(self._notes),
+            error=error,
+        )
+
+    async def _update_run(self, lines: Sequence[RunEvent]) -> None:
+        await self._tools.journal.update_run(self.record, lines)
+
+    def _set(self, **changes: object) -> None:
+        self.record = replace(self.record, updated_s=self._tools.clock.wall_s(), **changes)  # type: ignore[arg-type]
+
+    def _played_tasks(self) -> dict[str, Played]:
+        return self._flow.played if self._flow else {}
+
+    def _artifacts(self) -> dict[str, str]:
+        return {
+            name: played.record.output or ""
+            for name, played in self._played_tasks().items()
+            if played.record.state is TaskState.COMPLETED
+        }
+
+    def _missing(self) -> dict[str, str]:
+        return {
+            name: played.record.error or played.record.state.value
+            for name, played in self._played_tasks().items()
+            if played.record.state is not TaskState.COMPLETED
+        }
+
+    def _status_of_tasks(self) -> RunStatus:
+        completed = len(self._artifacts())
+        if completed and completed == len(self._played_tasks()) and self._answer:
+            return RunStatus.COMPLETED
+        return RunStatus.PARTIAL if completed else RunStatus.FAILED
+
+    def _seconds_left(self) -> float:
+        timeout_s = self.record.request.timeout_s or TIMEOUT_S
+        return max(0.0, timeout_s - self.now_s())
+
+    def _late(self) -> DeadlineError:
+        return DeadlineError(f"the run's {self.record.request.timeout_s or TIMEOUT_S:g} s were over before it ended")
+
+
+def _sum(usages: Iterable[Usage]) -> Usage:
+    total = Usage(input_tokens=0, output_tokens=0)
+    for usage in usages:
+        total = total.plus(usage)
+    return total
