@@ -27,6 +27,7 @@ from app.domain.errors import (
     InternalError,
     NotFoundError,
     RequestError,
+    TokenBudgetError,
     UpstreamError,
     UpstreamKind,
 )
@@ -56,6 +57,9 @@ TABLE: Mapping[type[GatewayError], WireKind] = {
     ),
     ConflictError: WireKind(
         status=409, type="conflict_error", remedy="Look at the present state with GET /v1/projects/{id}."
+    ),
+    TokenBudgetError: WireKind(
+        status=400, type="token_budget_error", remedy="Raise `max_tokens_total`, or leave it out."
     ),
     UpstreamError: WireKind(
         status=502, type="upstream_error", remedy="Try again; `tutti accounts` shows the state of every account."

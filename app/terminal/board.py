@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from app.domain.chat import Json
 from app.domain.run import RunEvent
-from app.terminal.words import float_of, list_of, object_of, text_of
+from app.terminal.words import float_of, list_of, money, object_of, text_of
 
 STAGES = ("clarify", "plan", "merge", "evaluate")
 
@@ -29,7 +29,8 @@ class Row:
     started_at_s: float | None = None
     finished_at_s: float | None = None
     usage: dict[str, Json] = field(default_factory=dict)
-    cost_usd: str | None = None
+    cost: str = ""
+    """As it is shown; empty where an event says nothing of it."""
     produced_by: str = "model"
     note: str = ""
 
@@ -208,8 +209,9 @@ def _served(row: Row, payload: dict[str, Json]) -> None:
     usage = object_of(payload.get("usage"))
     if usage:
         row.usage = usage
-        cost = payload.get("cost_usd")
-        row.cost_usd = cost if isinstance(cost, str) else None
+    if usage and "cost_usd" in payload:
+        cost = payload["cost_usd"]
+        row.cost = money(cost if isinstance(cost, str) else None)
 
 
 _HANDLERS = {

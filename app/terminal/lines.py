@@ -27,8 +27,11 @@ def _used(payload: dict[str, Json]) -> str:
     usage = object_of(payload.get("usage"))
     if not usage:
         return ""
-    cost = payload.get("cost_usd")
-    return f", {tokens(usage)} tokens, {money(cost if isinstance(cost, str) else None)}"
+    said = f", {tokens(usage)} tokens"
+    if "cost_usd" not in payload:
+        return said
+    cost = payload["cost_usd"]
+    return f"{said}, {money(cost if isinstance(cost, str) else None)}"
 
 
 def _stage_finished(payload: dict[str, Json]) -> str:
@@ -66,7 +69,10 @@ def _task_finished(payload: dict[str, Json]) -> str:
 def _run_finished(payload: dict[str, Json]) -> str:
     said = f"run {text_of(payload.get('status'))} in {seconds(float_of(payload.get('seconds')))}{_used(payload)}"
     bound_s = float_of(payload.get("lower_bound_s"))
-    return f"{said}, lower bound {seconds(bound_s)}" if bound_s else said
+    if bound_s:
+        said += f", lower bound {seconds(bound_s)}"
+    error = text_of(payload.get("error"))
+    return f"{said}: {one_line(error, 200)}" if error else said
 
 
 def _redo(payload: dict[str, Json]) -> str:

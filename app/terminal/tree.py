@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.terminal.board import STAGES, Row, RunBoard
-from app.terminal.words import money, one_line, seconds, tokens
+from app.terminal.words import one_line, seconds, tokens
 
 _MARKS = {
     "pending": ("○", "dim"),
@@ -80,5 +80,5 @@ def _add(grid: Table, guide: str, row: Row, now_s: float) -> None:
         Text(one_line(row.model, 22), style="dim"),
         Text("" if took_s is None else seconds(took_s)),
         Text(tokens(row.usage) if row.usage else "", style="dim"),
-        Text(money(row.cost_usd) if row.usage else "", style="dim"),
+        Text(row.cost, style="dim"),
     )
