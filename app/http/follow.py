@@ -6,10 +6,12 @@ The one place that knows when a run has nothing more to say; the HTTP app and th
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from typing import cast
 
 from app.domain.chat import Json
 from app.domain.ports import Desk
 from app.domain.run import ResultDocument, RunEvent, RunRecord, RunStatus
+from app.http.wire import listed
 
 FINISHED = "run.finished"
 QUESTIONS = "run.questions"
@@ -55,10 +57,9 @@ async def follow(
 def document_of(record: RunRecord) -> dict[str, Json]:
     """Return the run's result document; for a run without one, what can be said of it now."""
     if record.document is not None and record.document.get("status") == record.status.value:
-        return record.document
-    return ResultDocument(
-        run_id=record.run_id,
-        status=record.status,
-        questions=record.questions,
-        assumptions=record.assumptions,
-    ).to_json()
+        document = record.document
+    else:
+        document = ResultDocument(
+            run_id=record.run_id, status=record.status, questions=record.questions, assumptions=record.assumptions
+        ).to_json()
+    return cast("dict[str, Json]", listed(document))

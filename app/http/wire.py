@@ -31,7 +31,16 @@ _RELOAD = TypeAdapter(ReloadReport)
 
 def plain(value: object) -> dict[str, Json]:
     """Return a domain value's fields as a JSON object."""
-    return cast("dict[str, Json]", asdict(value))  # type: ignore[call-overload]
+    return cast("dict[str, Json]", listed(asdict(value)))  # type: ignore[call-overload]
+
+
+def listed(value: object) -> Json:
+    """Return ``value`` with lists in place of tuples: ``asdict`` keeps tuples, JSON has none."""
+    if isinstance(value, dict):
+        return {key: listed(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [listed(item) for item in value]
+    return cast("Json", value)
 
 
 def project_json(record: RunRecord) -> dict[str, Json]:

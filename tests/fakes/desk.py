@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+import orjson
+
 from app.domain.errors import ConflictError, GatewayError, NotFoundError, RequestError
 from app.domain.run import RunEvent, RunRecord, RunRequest, RunStatus
 from app.domain.views import AccountView, LimitView, LiveCheck, ReloadReport
@@ -183,7 +185,10 @@ class FakeDesk:
                     document = replace(
                         document, answer="", error="every account failed", tasks=(), evaluation=(), results={}
                     )
-                self.runs[run_id] = replace(record, status=status, document=document.to_json())
+                # As a journal returns it: through JSON.
+                self.runs[run_id] = replace(
+                    record, status=status, document=orjson.loads(orjson.dumps(document.to_json()))
+                )
 
     def _known(self, run_id: str) -> RunRecord:
         if run_id not in self.runs:
