@@ -1,0 +1,123 @@
+"""What integration and acceptance tests share: one real Ray cluster, simulators, and configurations for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from actors import bootstrap, cluster
+from actors.handles import DeskHandle
+from app import settings
+
+SCRIPTS = Path(__file__).parent / "scripts"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One private Ray cluster for the whole session; every test uses a namespace of its own on it."""
+    cluster.start_local(namespace="tests")
+    yield
+    cluster.stop()
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """A running simulator."""
+
+    url: str
+    pid: int
+
+    def stats(self, *, log: bool = False) -> dict[str, Any]:
+        """Return its own counts: never ours."""
+        answer = httpx.get(f"{self.url}/__stats", params={"log": "1"} if log else {}, timeout=10)
+        answer.raise_for_status()
+        return dict(answer.json())
+
+    def control(self, change: dict[str, Any]) -> None:
+        """Change faults, limits, key states or replies at run time."""
+        httpx.post(f"{self.url}/__control", json=change, timeout=10).raise_for_status()
+
+
+@pytest.fixture
+def simulate(tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], Simulator]]:
+    """Return a function that starts a simulator process with a configuration."""
+    with contextlib.ExitStack() as stack:
+
+        def start(configuration: dict[str, Any]) -> Simulator:
+            path = tmp_path / f"sim-{next(_numbers)}.yaml"
+            path.write_text(yaml.safe_dump({"host": "127.0.0.1", "port": 0, **configuration}, allow_unicode=True))
+            return stack.enter_context(running_simulator(path))
+
+        yield start
+
+
+@contextlib.contextmanager
+def running_simulator(path: Path) -> Iterator[Simulator]:
+    """Run a simulator process for as long as the context lasts."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.simulator", "--config", str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        found = re.match(r"ready (http://\S+)", line)
+        assert found, f"the simulator did not come up: {line!r}"
+        yield Simulator(url=found[1], pid=process.pid)
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+OpenDesk = Callable[[dict[str, Any]], "contextlib.AbstractAsyncContextManager[DeskHandle]"]
+
+
+@pytest.fixture
+def open_desk(ray_cluster: None, tmp_path: Path) -> OpenDesk:
+    """Return a context manager that starts our actors in a fresh namespace for a configuration, and ends them."""
+
+    @contextlib.asynccontextmanager
+    async def opened(configuration: dict[str, Any]) -> AsyncIterator[DeskHandle]:
+        namespace = f"test-{uuid.uuid4().hex[:8]}"
+        data_dir = configuration.get("data_dir", str(tmp_path / f"data-{next(_numbers)}"))
+        orchestra = settings.load_mapping({**configuration, "data_dir": data_dir}, source="test")
+        desk = await bootstrap.ensure(orchestra, namespace=namespace)
+        opened_desk: Any = desk
+        opened_desk.namespace = namespace
+        try:
+            yield desk
+        finally:
+            await bootstrap.end(namespace=namespace, timeout_s=5.0)
+
+    return opened
+
+
+async def ended(desk: DeskHandle, run_id: str, *, within_s: float = 60.0) -> dict[str, Any]:
+    """Wait until the run has ended or waits for answers; return its document."""
+    async with asyncio.timeout(within_s):
+        seq = 0
+        while True:
+            record = await desk.get(run_id)
+            if record.document is not None:
+                return dict(record.document)
+            for event in await desk.events(run_id, seq, wait_s=5.0):
+                seq = event.seq
+
+
+def cores() -> int:
+    """Return how many cores this machine has."""
+    return os.cpu_count() or 1
