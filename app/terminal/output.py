@@ -19,6 +19,8 @@ from app.domain.run import RunStatus
 from app.http.errors import body_of
 from app.terminal.words import printable, text_of
 
+PIPE_COLUMNS = 160
+
 
 class ExitStatus(IntEnum):
     """What the command's exit says."""
@@ -38,8 +40,9 @@ def standard_error() -> Console:
 
 
 def standard_output() -> Console:
-    """Return the console of the result."""
-    return Console(highlight=False)
+    """Return the console of the result; a pipe has no width, and gets one that fits every table."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_COLUMNS)
 
 
 def emit_json(document: Json) -> None:

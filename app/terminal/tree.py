@@ -26,9 +26,11 @@ _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 def render_tree(board: RunBoard, now_s: float) -> RenderableType:
     """Return the tree as of ``now_s`` (wall seconds, the clock of the events)."""
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    # On a narrow terminal rich shrinks columns that may wrap: the words, which are cut, and never the numbers.
+    grid.add_column(min_width=24)
+    grid.add_column(no_wrap=True)
     for _ in range(2):
-        grid.add_column(no_wrap=True, overflow="ellipsis", max_width=22)
+        grid.add_column(min_width=8, max_width=22)
     for _ in range(3):
         grid.add_column(justify="right", no_wrap=True)
     before = [board.stages[name] for name in STAGES[:2] if name in board.stages]
@@ -62,9 +64,8 @@ def _head(board: RunBoard, now_s: float) -> Text:
 
 def _add(grid: Table, guide: str, row: Row, now_s: float) -> None:
     mark, style = _MARKS.get(row.state, ("?", "red"))
-    label = Text.assemble((guide, "dim"), (f"{mark} ", style))
+    label = Text.assemble((guide, "dim"), (f"{mark} ", style), no_wrap=True, overflow="ellipsis")
     label.append(row.id if row.title == row.id else f"{row.id} {one_line(row.title, 60)}")
-    label.append(f" {row.state}", style=style)
     if row.attempt > 1:
         label.append(f" (attempt {row.attempt})", style="yellow")
     if row.produced_by == "fallback":
@@ -76,8 +77,9 @@ def _add(grid: Table, guide: str, row: Row, now_s: float) -> None:
     took_s = row.seconds(now_s)
     grid.add_row(
         label,
-        Text(one_line(row.account, 22)),
-        Text(one_line(row.model, 22), style="dim"),
+        Text(row.state, style=style),
+        Text(one_line(row.account, 22), no_wrap=True, overflow="ellipsis"),
+        Text(one_line(row.model, 22), style="dim", no_wrap=True, overflow="ellipsis"),
         Text("" if took_s is None else seconds(took_s)),
         Text(tokens(row.usage) if row.usage else "", style="dim"),
         Text(row.cost, style="dim"),

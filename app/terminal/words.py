@@ -46,13 +46,13 @@ def money(cost_usd: str | None) -> str:
 
 
 def tokens(usage: Mapping[str, Json]) -> str:
-    """Return input and output tokens: 1 204 → 310."""
+    """Return input and output tokens: 1,204 → 310."""
     return f"{number(usage.get('input_tokens'))} → {number(usage.get('output_tokens'))}"
 
 
 def number(value: Json) -> str:
-    """Return an integer with thin groups of three digits."""
-    return f"{int(value):,}".replace(",", " ") if isinstance(value, int | float) else "?"
+    """Return an integer with groups of three digits."""
+    return f"{int(value):,}" if isinstance(value, int | float) else "?"
 
 
 def text_of(value: Json, default: str = "") -> str:

@@ -50,7 +50,7 @@ class _Exchange(httpx.AsyncByteStream):
     async def _run(self, app: ASGIApp, scope: dict[str, Any]) -> None:
         try:
             await app(scope, self._receive, self._send)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  handed to the client, which raises it
             await self._messages.put({"type": "failed", "error": error})
 
     async def _receive(self) -> Message:

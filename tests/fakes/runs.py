@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from app.domain.chat import Json, Usage
-from app.domain.plan import Plan, PlannedTask, Question, TaskEvaluation
 from app.domain.plan import Dependency as Needs
+from app.domain.plan import Plan, PlannedTask, Question, TaskEvaluation
 from app.domain.run import ResultDocument, RunEvent, RunStatus, ScheduleReport, StageReport, TaskReport, TaskResult
 
 ACCOUNT, MODEL = "embedded", "smollm2-135m"
@@ -100,7 +100,6 @@ def event(run_id: str, kind: str, at_s: float, task_id: str | None = None, **pay
 
 def stage_events(run_id: str, name: str, start_s: float, finish_s: float) -> Batch:
     """Return the two events of a stage."""
-    served: dict[str, Json] = {"account": ACCOUNT, "model": MODEL, "usage": {"input_tokens": 120, "output_tokens": 80}}
     return (
         event(run_id, "stage.started", start_s, stage=name),
         event(
@@ -109,9 +108,11 @@ def stage_events(run_id: str, name: str, start_s: float, finish_s: float) -> Bat
             finish_s,
             stage=name,
             seconds=finish_s - start_s,
+            account=ACCOUNT,
+            model=MODEL,
             produced_by="model",
+            usage={"input_tokens": 120, "output_tokens": 80},
             error=None,
-            **served,
         ),
     )
 

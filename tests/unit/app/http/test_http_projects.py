@@ -336,7 +336,7 @@ async def test_events_stop_being_read_when_the_client_leaves(http: httpx.AsyncCl
 async def test_wrong_last_event_id_is_refused(http: httpx.AsyncClient, value: str) -> None:
     """Guessing where to go on would lose events in silence."""
     await http.post("/v1/projects", json={"request_text": TEXT})
-    response = await http.get("/v1/projects/run-1/events", headers={"last-event-id": value.encode()})
+    response = await http.get("/v1/projects/run-1/events", headers={b"last-event-id": value.encode()})
 
     assert response.status_code == 400
     assert _error(response)["param"] == "last-event-id"

@@ -56,7 +56,7 @@ def test_tree_shows_state_account_model_seconds_tokens_and_cost_of_every_task() 
     for word in ("○", "pending", "needs t1 t2 t3"):
         assert word in waiting
     assert "free" not in running
-    assert _line(drawn, "plan completed").startswith("├─")
+    assert _line(drawn, "✓ plan").startswith("├─")
 
 
 def test_tree_says_what_went_wrong_where() -> None:
