@@ -39,10 +39,10 @@ class LoadRow:
     buckets: tuple[BucketLevel, ...]
     cooldown_s: float
     """Seconds, at observation, until it serves again; 0 while it serves."""
-    ttft_s: float
-    """EWMA of the time to first token, or of the whole call where it was not streamed per token below."""
-    tokens_per_s: float
-    """EWMA of output tokens per second."""
+    call_s: float
+    """EWMA of a whole call's duration."""
+    call_output_tokens: float
+    """EWMA of what those calls were allowed to generate; a call allowed more is expected to take longer."""
     error_rate: float
     """EWMA, 0 to 1."""
     context_tokens: int

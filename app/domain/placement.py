@@ -17,6 +17,9 @@ PATIENCE_S = 5.0
 """Fall back to the next model of a call only where the earlier ones cannot start within this."""
 NEVER_S = 1e9
 ERROR_RATE_MAX = 0.9
+SHORTEST_S = 0.05
+SCALE_MIN, SCALE_MAX = 0.5, 2.0
+"""How far the allowed output may scale the expected duration: answers seldom fill what they are allowed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +89,7 @@ class _Pool:
     @classmethod
     def of(cls, row: LoadRow, now_s: float) -> _Pool:
         age_s = max(0.0, now_s - row.observed_at_s)
-        typical_s = max(0.05, row.ttft_s)
+        typical_s = max(SHORTEST_S, row.call_s)
         return cls(
             levels=[min(bucket.capacity, bucket.level + bucket.rate_per_s * age_s) for bucket in row.buckets],
             capacities=[bucket.capacity for bucket in row.buckets],
@@ -129,8 +132,8 @@ class _Virtual:
         return max(self.pool.start_in_s(call), self.row.cooldown_s - self.age_s)
 
     def duration_s(self, call: ReadyCall) -> float:
-        speed = max(self.row.tokens_per_s, 1.0)
-        typical_s = self.row.ttft_s + call.output_tokens_max / speed
+        share = call.output_tokens_max / max(1.0, self.row.call_output_tokens)
+        typical_s = max(SHORTEST_S, self.row.call_s) * min(max(share, SCALE_MIN), SCALE_MAX)
         return typical_s / (1.0 - min(self.row.error_rate, ERROR_RATE_MAX))
 
 

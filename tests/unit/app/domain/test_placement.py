@@ -1,0 +1,111 @@
+"""Placement takes the earliest estimated finish, reserves virtually, and says why nobody can serve."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from app.domain.load import BucketLevel, LoadRow
+from app.domain.placement import NEVER_S, RESERVED_CALLS_MAX, Choice, ReadyCall, Wait, place
+
+
+def a_row(account: str = "a", **changes: object) -> LoadRow:
+    row = LoadRow(
+        account=account,
+        model="m",
+        scope=f"account:{account}",
+        state="healthy",
+        in_flight=0,
+        concurrency=None,
+        buckets=(),
+        cooldown_s=0.0,
+        call_s=1.0,
+        call_output_tokens=100.0,
+        error_rate=0.0,
+        context_tokens=1_000,
+        observed_at_s=0.0,
+    )
+    return replace(row, **changes)  # type: ignore[arg-type]  field names are checked by replace
+
+
+def a_call(name: str = "c", **changes: object) -> ReadyCall:
+    call = ReadyCall(call_id=name, models=("m",), input_tokens=100, output_tokens_max=100)
+    return replace(call, **changes)  # type: ignore[arg-type]
+
+
+def accounts(decisions: list[Choice | Wait]) -> list[str]:
+    return [decision.account for decision in decisions if isinstance(decision, Choice)]
+
+
+def test_calls_spread_over_equal_accounts() -> None:
+    """Each virtual reservation makes the account look busier to the next call."""
+    rows = [a_row("a", concurrency=2), a_row("b", concurrency=2)]
+
+    assert sorted(accounts(place([a_call(str(i)) for i in range(4)], rows, 0.0))) == ["a", "a", "b", "b"]
+
+
+def test_the_faster_account_wins_until_it_is_full() -> None:
+    """Earliest finish, not fewest calls: a fast account may queue and still be first."""
+    rows = [a_row("slow", call_s=10.0, concurrency=4), a_row("fast", call_s=1.0, concurrency=1)]
+
+    placed = place([a_call(str(i)) for i in range(3)], rows, 0.0)
+
+    assert accounts(placed) == ["fast", "fast", "fast"]
+    assert [round(item.start_in_s, 3) for item in placed] == [0.0, 1.0, 2.0]
+
+
+def test_buckets_of_a_quota_group_are_shared_between_its_accounts() -> None:
+    """Two keys of one organisation have one limit: the second call waits whichever key it takes."""
+    bucket = BucketLevel(kind="requests", level=1.0, capacity=1.0, rate_per_s=0.5)
+    rows = [a_row("a", scope="group:g", buckets=(bucket,)), a_row("b", scope="group:g", buckets=(bucket,))]
+
+    placed = place([a_call("1"), a_call("2")], rows, 0.0)
+
+    assert [round(item.start_in_s, 3) for item in placed] == [0.0, 2.0]
+
+
+def test_a_bucket_refills_since_it_was_observed() -> None:
+    """A dated row is advanced to now, never beyond its capacity."""
+    bucket = BucketLevel(kind="tokens", level=0.0, capacity=400.0, rate_per_s=100.0)
+    (fresh,) = place([a_call()], [a_row(buckets=(bucket,))], 0.0)
+    (later,) = place([a_call()], [a_row(buckets=(bucket,))], 60.0)
+
+    assert (fresh.start_in_s, later.start_in_s) == (2.0, 0.0)
+
+
+def test_a_failed_account_is_avoided_unless_nobody_else_can() -> None:
+    """The same work goes elsewhere first, and comes back only where there is no elsewhere."""
+    call = a_call(avoid_accounts=("a",))
+
+    assert accounts(place([call], [a_row("a", call_s=0.1), a_row("b", call_s=9.0)], 0.0)) == ["b"]
+    assert accounts(place([call], [a_row("a")], 0.0)) == ["a"]
+
+
+def test_a_later_model_is_taken_only_when_the_first_cannot_start_soon() -> None:
+    """Fallback is for trouble, not for speed."""
+    call = a_call(models=("best", "spare"))
+    rows = [a_row("a", model="best", call_s=9.0), a_row("b", model="spare", call_s=0.1)]
+    cooling = [replace(rows[0], state="cooling_minute", cooldown_s=60.0), rows[1]]
+
+    assert accounts(place([call], rows, 0.0)) == ["a"]
+    assert accounts(place([call], cooling, 0.0)) == ["b"]
+
+
+def test_nobody_can_serve_says_why() -> None:
+    """A run that waits for ever must know the reason: no account, dead keys, or a request that is too large."""
+    (none,) = place([a_call()], [], 0.0)
+    (dead,) = place([a_call()], [a_row(state="dead")], 0.0)
+    (large,) = place([a_call(input_tokens=5_000)], [a_row()], 0.0)
+
+    assert [item.start_in_s for item in (none, dead, large)] == [NEVER_S] * 3
+    reasons = [item.reason for item in (none, dead, large) if isinstance(item, Wait)]
+    assert reasons[0] == "no account serves m"
+    assert "refused by their provider" in reasons[1]
+    assert "larger than the context" in reasons[2]
+
+
+def test_only_the_most_urgent_calls_are_foreseen() -> None:
+    """The cost of an event is bounded, however many calls wait."""
+    placed = place([a_call(str(i)) for i in range(RESERVED_CALLS_MAX + 10)], [a_row()], 0.0)
+
+    assert len(accounts(placed)) == RESERVED_CALLS_MAX
+    assert all(isinstance(item, Wait) for item in placed[RESERVED_CALLS_MAX:])
