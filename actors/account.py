@@ -1,0 +1,325 @@
+"""The account actor: limiter, health and adapter of one account (or of all that share a limiter), and its calls.
+
+An account's own calls go upstream here and nowhere else, so nothing can walk around a limiter. It admits at most what
+the limits allow, promises starts at most a horizon ahead, keeps every outcome until its caller collects it, and saves
+its limiters' state. Decides nothing about who should call.
+
+May die at any moment: calls in flight are lost to their callers, who are told so by Ray; limiters that had admitted
+anything since their last save start empty; the directory configures the new life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import orjson
+
+from actors.store import SavedLimiter
+from app.domain.account_state import AccountBook, Ending
+from app.domain.accounts import AccountSpec, ModelInfo
+from app.domain.calls import Admission, CallOrder, CallOutcome
+from app.domain.chat import ChatRequest, ChatResult, Message, Role
+from app.domain.errors import GatewayError, InternalError, UpstreamError, UpstreamKind
+from app.domain.limiter_state import LimiterState
+from app.domain.load import LoadRow
+from app.domain.views import AccountView, LiveCheck
+from app.providers.base import ProviderAdapter
+from app.providers.registry import create
+
+MAILBOX_OUTCOMES_MAX = 10_000
+"""Outcomes kept for an owner that does not collect; beyond it the oldest are dropped: that owner is gone."""
+SAVE_PERIOD_S = 1.0
+CHECK_TIMEOUT_S = 30.0
+
+AdapterFactory = Callable[[AccountSpec, Sequence[ModelInfo]], ProviderAdapter]
+
+_log = logging.getLogger(__name__)
+
+
+class LimiterStore(Protocol):
+    """Where limiter states survive; ``handles.StoreHandle`` provides it."""
+
+    async def save_limiters(self, states: Sequence[SavedLimiter], wall_s: float) -> None: ...
+    async def find_limiters(self, keys: Sequence[tuple[str, str]]) -> Sequence[SavedLimiter]: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Mailbox:
+    outcomes: list[CallOutcome] = field(default_factory=list)
+    filled: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class AccountHost:
+    """Serves one or several accounts.
+
+    Args:
+        host: This actor's name.
+        store: Where limiter states are kept.
+        adapters: Makes the provider adapter of an account.
+
+    Not thread-safe: the actor's event loop is the lock.
+    """
+
+    def __init__(self, host: str, store: LimiterStore, adapters: AdapterFactory = create) -> None:
+        self._host = host
+        self._store = store
+        self._make_adapter = adapters
+        self._incarnation = uuid.uuid4().hex
+        self._version = 0
+        self._book = AccountBook()
+        self._adapters: dict[str, tuple[AccountSpec, ProviderAdapter]] = {}
+        self._calls: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._mailboxes: dict[str, _Mailbox] = {}
+        self._draining = False
+        self._saver: asyncio.Task[None] | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def configure(self, version: int, accounts: Sequence[AccountSpec], models: Sequence[ModelInfo]) -> None:
+        """Serve these accounts from now on; calls of removed ones end on their own."""
+        known = self._book.scopes()
+        wanted = {(account.scope, model) for account in accounts for model, _limits in account.limits}
+        saved = await self._saved(sorted(wanted - known))
+        self._book.configure(accounts, models, saved, time.monotonic_ns(), time.time_ns())
+        for account in accounts:
+            await self._refresh_adapter(account, models)
+        for name in set(self._adapters) - {account.name for account in accounts}:
+            _spec, adapter = self._adapters.pop(name)
+            self._spawn(adapter.aclose())
+        self._version = version
+        self._draining = False
+        await self._save(clean=False)
+        if self._saver is None:
+            self._saver = self._spawn(self._keep_saving())
+
+    async def status(self) -> tuple[str, int, list[LoadRow]]:
+        """Return (incarnation, configured version, load rows)."""
+        return self._incarnation, self._version, self._rows()
+
+    async def views(self) -> list[AccountView]:
+        """Return what operators look at, a row per (account, model)."""
+        return self._book.views(time.monotonic_ns())
+
+    async def submit(self, orders: Sequence[CallOrder]) -> list[Admission]:
+        """Admit or refuse each order at once; what is admitted is sent at its start without further asking."""
+        return [self._admit(order) for order in orders]
+
+    async def collect(self, owner: str, wait_s: float) -> list[CallOutcome]:
+        """Return the outcomes of ``owner``, waiting up to ``wait_s`` seconds for the first."""
+        mailbox = self._mailboxes.setdefault(owner, _Mailbox())
+        if not mailbox.outcomes:
+            mailbox.filled.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(mailbox.filled.wait(), wait_s)
+        outcomes, mailbox.outcomes = mailbox.outcomes, []
+        return outcomes
+
+    async def cancel(self, owner: str, call_ids: Sequence[str]) -> None:
+        """Stop these calls; unknown ones are ignored and no outcome is delivered."""
+        for call_id in call_ids:
+            task = self._calls.get((owner, call_id))
+            if task is not None:
+                task.cancel()
+
+    async def check(self, account: str) -> LiveCheck:
+        """Make one tiny call outside any run, within the limits."""
+        spec, adapter = self._adapters[account]
+        model, upstream = spec.models[0]
+        request = ChatRequest(model=upstream, messages=(Message(role=Role.USER, text="Say ok."),), output_tokens_max=16)
+        started = time.monotonic()
+        try:
+            await adapter.chat_completion(request, timeout_s=CHECK_TIMEOUT_S)
+            ok, message = True, "answered"
+        except GatewayError as error:
+            ok, message = False, error.message if error.remedy is None else f"{error.message}; {error.remedy}"
+        return LiveCheck(
+            account=account,
+            provider=spec.provider.value,
+            model=model,
+            ok=ok,
+            seconds=round(time.monotonic() - started, 3),
+            message=message,
+        )
+
+    async def drain(self, timeout_s: float) -> None:
+        """Admit nothing more, let calls end (at most ``timeout_s``), save the limiters as clean, close connections."""
+        self._draining = True
+        if self._calls:
+            _done, late = await asyncio.wait(self._calls.values(), timeout=timeout_s)
+            for task in late:
+                task.cancel()
+        if self._saver is not None:
+            self._saver.cancel()
+            self._saver = None
+        await self._save(clean=True)
+        for _spec, adapter in self._adapters.values():
+            await adapter.aclose()
+
+    def _admit(self, order: CallOrder) -> Admission:
+        if self._draining or order.account not in self._adapters:
+            return Admission(call_id=order.call_id, admitted=False, start_in_s=1.0, reason="not served here now")
+        now_ns = time.monotonic_ns()
+        ticket = _ticket(order)
+        decision = self._book.admit(order, ticket, now_ns, time.time_ns())
+        start_ns = now_ns + int(decision.start_in_s * 1e9)
+        if decision.refused_for_good:
+            self._deliver(order, None, _too_large(order, decision.reason), 0.0, 0.0)
+        elif decision.admitted:
+            task = self._spawn(self._call(order, ticket, start_ns))
+            key = (order.owner, order.call_id)
+            self._calls[key] = task
+            task.add_done_callback(lambda _task: self._calls.pop(key, None))
+        return Admission(
+            call_id=order.call_id,
+            admitted=decision.admitted or decision.refused_for_good,
+            start_in_s=decision.start_in_s,
+            reason=decision.reason,
+            load=self._book.row(order.account, order.model, now_ns),
+        )
+
+    async def _call(self, order: CallOrder, ticket: str, start_ns: int) -> None:
+        admitted_ns = time.monotonic_ns()
+        sent_ns: int | None = None
+        try:
+            await _sleep_until(start_ns)
+            if not self._book.may_send(order, ticket, time.monotonic_ns()):
+                self._turn_away(order, ticket, admitted_ns)
+                return
+            sent_ns = time.monotonic_ns()
+            result = await self._upstream(order)
+        except asyncio.CancelledError:
+            ending = Ending.WITHDRAWN if sent_ns is None else Ending.CANCELLED
+            self._book.end(order, ticket, ending, time.monotonic_ns())
+            raise
+        except GatewayError as error:
+            self._fail(order, ticket, error, admitted_ns, sent_ns or admitted_ns)
+            return
+        now_ns = time.monotonic_ns()
+        self._book.succeed(order, ticket, result, now_ns, duration_s=(now_ns - sent_ns) / 1e9)
+        self._deliver(order, result, None, (sent_ns - admitted_ns) / 1e9, (now_ns - sent_ns) / 1e9)
+
+    def _turn_away(self, order: CallOrder, ticket: str, admitted_ns: int) -> None:
+        """Give a promised start back: the account began to cool down before it came."""
+        now_ns = time.monotonic_ns()
+        self._book.end(order, ticket, Ending.WITHDRAWN, now_ns)
+        error = UpstreamError(
+            f"{order.account} began to cool down", kind=UpstreamKind.MINUTE_LIMIT, account=order.account
+        )
+        self._deliver(order, None, error, (now_ns - admitted_ns) / 1e9, 0.0)
+
+    async def _upstream(self, order: CallOrder) -> ChatResult:
+        spec, adapter = self._adapters[order.account]
+        request = replace(order.request, model=spec.upstream_model(order.model) or order.model)
+        try:
+            return await adapter.chat_completion(request, timeout_s=order.timeout_s)
+        except GatewayError:
+            raise
+        except Exception as error:  # noqa: BLE001  outermost edge of a call: an adapter's bug must not lose the outcome
+            _log.exception("the adapter of %s failed", order.account)
+            raise InternalError(f"the adapter of {order.account} failed ({type(error).__name__})") from None
+
+    def _fail(self, order: CallOrder, ticket: str, error: GatewayError, admitted_ns: int, sent_ns: int) -> None:
+        now_ns = time.monotonic_ns()
+        if isinstance(error, UpstreamError):
+            error.account = order.account
+            self._book.fail(order, ticket, error, now_ns, time.time_ns())
+        else:
+            self._book.end(order, ticket, Ending.CANCELLED, now_ns)
+        self._deliver(order, None, error, (sent_ns - admitted_ns) / 1e9, (now_ns - sent_ns) / 1e9)
+
+    def _deliver(
+        self,
+        order: CallOrder,
+        result: ChatResult | None,
+        error: GatewayError | None,
+        queued_s: float,
+        duration_s: float,
+    ) -> None:
+        mailbox = self._mailboxes.setdefault(order.owner, _Mailbox())
+        mailbox.outcomes.append(
+            CallOutcome(
+                call_id=order.call_id,
+                account=order.account,
+                model=order.model,
+                result=result,
+                error=error,
+                queued_s=queued_s,
+                ttft_s=None,
+                duration_s=duration_s,
+                load=self._book.row(order.account, order.model, time.monotonic_ns()),
+            )
+        )
+        del mailbox.outcomes[:-MAILBOX_OUTCOMES_MAX]
+        mailbox.filled.set()
+
+    def _rows(self) -> list[LoadRow]:
+        return self._book.rows(time.monotonic_ns(), time.time_ns())
+
+    async def _refresh_adapter(self, account: AccountSpec, models: Sequence[ModelInfo]) -> None:
+        known = self._adapters.get(account.name)
+        if known is not None and _same_upstream(known[0], account):
+            self._adapters[account.name] = (account, known[1])
+            return
+        served = {model for model, _upstream in account.models}
+        adapter = self._make_adapter(account, [model for model in models if model.name in served])
+        self._adapters[account.name] = (account, adapter)
+        if known is not None:
+            self._spawn(known[1].aclose())
+
+    async def _saved(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[LimiterState, bool]]:
+        found = await self._store.find_limiters(keys) if keys else ()
+        return {
+            (saved.scope, saved.model): (LimiterState.from_dict(orjson.loads(saved.state)), saved.clean)
+            for saved in found
+        }
+
+    async def _keep_saving(self) -> None:
+        while True:
+            await asyncio.sleep(SAVE_PERIOD_S)
+            if self._book.dirty:
+                try:
+                    await self._save(clean=False)
+                except GatewayError as error:
+                    _log.warning("limiter states of %s were not saved: %s", self._host, error.message)
+
+    async def _save(self, *, clean: bool) -> None:
+        states = self._book.snapshots(time.monotonic_ns(), time.time_ns())
+        await self._store.save_limiters(
+            [
+                SavedLimiter(scope=scope, model=model, state=orjson.dumps(state.to_dict()).decode(), clean=clean)
+                for (scope, model), state in states.items()
+            ],
+            time.time(),
+        )
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+
+async def _sleep_until(start_ns: int) -> None:
+    while (left_ns := start_ns - time.monotonic_ns()) > 0:  # noqa: ASYNC110  time is waited for, not an event
+        await asyncio.sleep(left_ns / 1e9)
+
+
+def _ticket(order: CallOrder) -> str:
+    return f"{order.owner}/{order.call_id}"
+
+
+def _same_upstream(old: AccountSpec, new: AccountSpec) -> bool:
+    """Tell whether the adapter of ``old`` serves ``new`` as well: everything but limits is equal."""
+    return replace(old, limits=()) == replace(new, limits=())
+
+
+def _too_large(order: CallOrder, reason: str) -> UpstreamError:
+    return UpstreamError(
+        f"{order.account} can never admit the call: {reason}", kind=UpstreamKind.TOO_LONG, account=order.account
+    )

@@ -1,0 +1,362 @@
+"""The books of one account host: limiters by scope, health and measured speed by (account, model).
+
+Pure: time is an argument (monotonic and wall nanoseconds). The account actor asks it before a call and tells it after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from app.domain.accounts import AccountSpec, ModelInfo, Provider
+from app.domain.calls import CallOrder
+from app.domain.chat import ChatResult, LimitObservation
+from app.domain.errors import UpstreamError, UpstreamKind
+from app.domain.health import Health
+from app.domain.limiter import Limiter, Observation, Refusal
+from app.domain.limiter_state import LimiterState
+from app.domain.limits import Charge, LimitSpec, RateName
+from app.domain.load import BucketKind, BucketLevel, LoadRow
+from app.domain.views import AccountView, LimitView
+
+DAY_NS = 86_400_000_000_000
+PACIFIC_MIDNIGHT_NS = 8 * 3_600_000_000_000
+"""Gemini's days end at midnight Pacific: 08:00 UTC in winter, 07:00 in summer; the later one is safe for both."""
+EWMA_WEIGHT = 0.2
+CALL_S_PRIOR = 1.0
+TYPICAL = Charge(requests=1, input_tokens=500, output_tokens_max=500)
+SECOND_NS = 1_000_000_000
+NEVER_S = 1e9
+RECHECK_S = 0.25
+
+_PROVIDER_TROUBLE = frozenset(
+    {
+        UpstreamKind.OVERLOADED,
+        UpstreamKind.TIMEOUT,
+        UpstreamKind.CONNECTION,
+        UpstreamKind.CUT,
+        UpstreamKind.GARBAGE,
+    }
+)
+_NAME_OF_SCOPE: dict[str, RateName] = {
+    "requests": "rpm",
+    "tokens": "tpm",
+    "input_tokens": "itpm",
+    "output_tokens": "otpm",
+}
+_KIND_OF_NAME: dict[RateName, BucketKind] = {
+    "rpm": "requests",
+    "tpm": "tokens",
+    "itpm": "input_tokens",
+    "otpm": "output_tokens",
+}
+
+
+class Ending(Enum):
+    """How a call ended that neither succeeded nor failed upstream."""
+
+    WITHDRAWN = "withdrawn"
+    """Never sent: everything is given back."""
+    CANCELLED = "cancelled"
+    """Stopped under way: the provider may have counted all of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Whether an order is admitted."""
+
+    admitted: bool
+    start_in_s: float
+    reason: str = ""
+    refused_for_good: bool = False
+    """The order can never be admitted here."""
+
+
+@dataclass(slots=True)
+class _Meter:
+    """What is measured of one (account, model)."""
+
+    account: AccountSpec
+    model: ModelInfo
+    health: Health
+    call_s: float = CALL_S_PRIOR
+    call_output_tokens: float = 500.0
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    last_error: str | None = None
+
+    def note(self, order: CallOrder, duration_s: float) -> None:
+        """Take one answered call into the averages; the first replaces the prior."""
+        weight = EWMA_WEIGHT if self.calls else 1.0
+        self.call_s += weight * (duration_s - self.call_s)
+        self.call_output_tokens += weight * (order.output_tokens_max - self.call_output_tokens)
+        self.calls += 1
+
+
+@dataclass(slots=True)
+class _Scope:
+    limiter: Limiter
+    spec: LimitSpec
+    day_offset_ns: int
+    day_index: int = -1
+
+
+@dataclass(slots=True)
+class AccountBook:
+    """Everything an account host knows; ``dirty`` says that a limiter changed since the last ``snapshots``."""
+
+    dirty: bool = False
+    _scopes: dict[tuple[str, str], _Scope] = field(default_factory=dict)
+    _meters: dict[tuple[str, str], _Meter] = field(default_factory=dict)
+    _retired: dict[tuple[str, str], _Meter] = field(default_factory=dict)
+    """Meters of removed accounts: calls under way still settle."""
+
+    def scopes(self) -> set[tuple[str, str]]:
+        """Return the (scope, model) pairs that have a limiter."""
+        return set(self._scopes)
+
+    def configure(
+        self,
+        accounts: Sequence[AccountSpec],
+        models: Sequence[ModelInfo],
+        saved: Mapping[tuple[str, str], tuple[LimiterState, bool]],
+        now_ns: int,
+        wall_ns: int,
+    ) -> None:
+        """Take a configuration: new scopes continue their saved state, known ones keep theirs with changed limits."""
+        infos = {model.name: model for model in models}
+        meters: dict[tuple[str, str], _Meter] = {}
+        scopes: dict[tuple[str, str], _Scope] = {}
+        for account in accounts:
+            for name, spec in account.limits:
+                key = (account.scope, name)
+                scopes[key] = scopes.get(key) or self._scope(key, spec, account, saved.get(key), now_ns, wall_ns)
+                info = infos.get(name) or ModelInfo(name=name, family="unknown")
+                meters[account.name, name] = self._meter(account, info)
+        # A removed scope stays while calls of it are in flight, so that they still settle.
+        for key, scope in self._scopes.items():
+            if key not in scopes and scope.limiter.in_flight:
+                scopes[key] = scope
+        self._retired.update({key: meter for key, meter in self._meters.items() if key not in meters})
+        self._scopes, self._meters = scopes, meters
+        self.dirty = True
+
+    def admit(self, order: CallOrder, ticket: str, now_ns: int, wall_ns: int) -> Decision:
+        """Reserve for an order, or refuse it with the earliest start."""
+        scope, meter = self._of(order.account, order.model)
+        self._begin_day(scope, now_ns, wall_ns)
+        ready_ns = meter.health.ready_at_ns(now_ns)
+        if ready_ns is None:
+            return Decision(admitted=False, start_in_s=NEVER_S, reason=meter.last_error or "the key is refused")
+        if ready_ns > now_ns:
+            return Decision(admitted=False, start_in_s=_seconds(ready_ns - now_ns), reason=meter.health.state(now_ns))
+        charge = Charge(requests=1, input_tokens=order.input_tokens, output_tokens_max=order.output_tokens_max)
+        horizon_ns = int(order.horizon_s * SECOND_NS)
+        found = scope.limiter.reserve(ticket, charge, now_ns, horizon_ns=horizon_ns)
+        if isinstance(found, Refusal):
+            if found.forever:
+                reason = f"it needs more than the whole limit {found.binding}"
+                return Decision(admitted=False, start_in_s=NEVER_S, reason=reason, refused_for_good=True)
+            # Where it depends on calls in flight, their end wakes the caller.
+            start_in_s = RECHECK_S if found.retry_at_ns is None else _seconds(found.retry_at_ns - now_ns)
+            return Decision(admitted=False, start_in_s=start_in_s, reason=found.binding)
+        meter.health.on_start(now_ns)
+        self.dirty = True
+        return Decision(admitted=True, start_in_s=_seconds(found.start_ns - now_ns))
+
+    def may_send(self, order: CallOrder, ticket: str, now_ns: int) -> bool:
+        """Tell whether an admitted order whose start has come may be sent; False where a cooldown came in between."""
+        scope, _meter = self._of(order.account, order.model)
+        return scope.limiter.may_send(ticket, now_ns)
+
+    def succeed(self, order: CallOrder, ticket: str, result: ChatResult, now_ns: int, *, duration_s: float) -> None:
+        """Settle a call that was answered."""
+        scope, meter = self._of(order.account, order.model)
+        observations = [_observation(seen) for seen in result.observations]
+        scope.limiter.correct_from_headers(ticket, observations, now_ns)
+        used = Charge(requests=1, input_tokens=result.usage.input_tokens, output_tokens_max=result.usage.output_tokens)
+        scope.limiter.settle(ticket, used, now_ns)
+        meter.health.on_success(now_ns)
+        meter.note(order, duration_s)
+        meter.input_tokens += result.usage.input_tokens
+        meter.output_tokens += result.usage.output_tokens
+        self.dirty = True
+
+    def fail(self, order: CallOrder, ticket: str, error: UpstreamError, now_ns: int, wall_ns: int) -> None:
+        """Settle a call that failed upstream and move the account's state by how it failed."""
+        scope, meter = self._of(order.account, order.model)
+        retry_ns = None if error.retry_after_s is None else int(error.retry_after_s * SECOND_NS)
+        if error.kind is UpstreamKind.MINUTE_LIMIT:
+            until_ns = scope.limiter.on_rate_limited(now_ns, retry_ns, reservation_id=ticket)
+            meter.health.on_minute_limit(now_ns, until_ns)
+        elif error.kind is UpstreamKind.DAY_LIMIT:
+            until_ns = now_ns + self._until_reset_ns(scope, wall_ns)
+            scope.limiter.cooldown_until(until_ns)
+            meter.health.on_day_limit(now_ns, until_ns)
+        elif error.kind is UpstreamKind.DEAD_KEY:
+            for (account, _model), other in self._meters.items():
+                if account == order.account:
+                    other.health.on_dead_key(now_ns)
+                    other.last_error = error.message
+        elif error.kind in _PROVIDER_TROUBLE:
+            meter.health.on_trouble(now_ns, retry_ns)
+        else:
+            meter.health.on_refused_request(now_ns)
+        meter.last_error = error.message
+        self._settle_failed(scope, order, ticket, error, now_ns)
+        self.dirty = True
+
+    def end(self, order: CallOrder, ticket: str, ending: Ending, now_ns: int) -> None:
+        """Settle a call that was withdrawn before it was sent, or cancelled under way."""
+        scope, meter = self._of(order.account, order.model)
+        if ending is Ending.WITHDRAWN:
+            scope.limiter.release(ticket, now_ns)
+        else:
+            scope.limiter.settle(ticket, _whole(order), now_ns)
+        meter.health.on_withdrawn(now_ns)
+        self.dirty = True
+
+    def row(self, account: str, model: str, now_ns: int) -> LoadRow | None:
+        """Return the load of one (account, model); None where it is not served."""
+        meter = self._meters.get((account, model))
+        if meter is None:
+            return None
+        scope = self._scopes[meter.account.scope, model]
+        load = scope.limiter.load(now_ns, TYPICAL)
+        ready_ns = meter.health.ready_at_ns(now_ns)
+        cooldown_ns = max(load.cooldown_until_ns - now_ns, (ready_ns or now_ns) - now_ns, 0)
+        return LoadRow(
+            account=account,
+            model=model,
+            scope=meter.account.scope,
+            state=meter.health.state(now_ns),
+            in_flight=load.in_flight,
+            concurrency=load.concurrency,
+            buckets=tuple(
+                BucketLevel(
+                    kind=_KIND_OF_NAME[limit.name],
+                    level=float(limit.level),
+                    capacity=float(limit.capacity),
+                    rate_per_s=limit.limit / 60.0,
+                )
+                for limit in load.limits
+                if limit.name in _KIND_OF_NAME
+            ),
+            cooldown_s=_seconds(cooldown_ns),
+            call_s=meter.call_s,
+            call_output_tokens=meter.call_output_tokens,
+            error_rate=meter.health.error_rate,
+            context_tokens=meter.model.context_tokens,
+            observed_at_s=now_ns / SECOND_NS,
+        )
+
+    def rows(self, now_ns: int, wall_ns: int) -> list[LoadRow]:
+        """Return the load of everything served."""
+        for scope in self._scopes.values():
+            self._begin_day(scope, now_ns, wall_ns)
+        rows = [self.row(account, model, now_ns) for account, model in self._meters]
+        return [row for row in rows if row is not None]
+
+    def views(self, now_ns: int) -> list[AccountView]:
+        """Return what operators look at."""
+        return [self._view(meter, now_ns) for meter in self._meters.values()]
+
+    def snapshots(self, now_ns: int, wall_ns: int) -> dict[tuple[str, str], LimiterState]:
+        """Return every limiter's state and count it as saved."""
+        self.dirty = False
+        return {key: scope.limiter.snapshot(now_ns, wall_ns) for key, scope in self._scopes.items()}
+
+    def _of(self, account: str, model: str) -> tuple[_Scope, _Meter]:
+        meter = self._meters.get((account, model)) or self._retired[account, model]
+        return self._scopes[meter.account.scope, model], meter
+
+    def _scope(
+        self,
+        key: tuple[str, str],
+        spec: LimitSpec,
+        account: AccountSpec,
+        saved: tuple[LimiterState, bool] | None,
+        now_ns: int,
+        wall_ns: int,
+    ) -> _Scope:
+        known = self._scopes.get(key)
+        if known is not None:
+            if known.spec != spec:
+                known.limiter.change_limits(spec, now_ns)
+                known.spec = spec
+            return known
+        state, clean = saved if saved is not None else (None, True)
+        limiter = Limiter.restore(spec, state, lost=not clean, now_ns=now_ns, wall_ns=wall_ns)
+        offset_ns = PACIFIC_MIDNIGHT_NS if account.provider is Provider.GEMINI else 0
+        return _Scope(limiter=limiter, spec=spec, day_offset_ns=offset_ns)
+
+    def _meter(self, account: AccountSpec, model: ModelInfo) -> _Meter:
+        known = self._meters.get((account.name, model.name))
+        if known is None:
+            return _Meter(account=account, model=model, health=Health())
+        if known.account.api_key != account.api_key or known.account.base_url != account.base_url:
+            # A person acted: a new key (or address) deserves a new chance.
+            known.health, known.last_error = Health(), None
+        known.account, known.model = account, model
+        return known
+
+    def _begin_day(self, scope: _Scope, now_ns: int, wall_ns: int) -> None:
+        day = (wall_ns - scope.day_offset_ns) // DAY_NS
+        if day != scope.day_index:
+            scope.day_index = day
+            scope.limiter.start_day(day, now_ns + self._until_reset_ns(scope, wall_ns))
+
+    def _until_reset_ns(self, scope: _Scope, wall_ns: int) -> int:
+        return DAY_NS - (wall_ns - scope.day_offset_ns) % DAY_NS
+
+    def _settle_failed(self, scope: _Scope, order: CallOrder, ticket: str, error: UpstreamError, now_ns: int) -> None:
+        if error.kind is UpstreamKind.CONNECTION and error.billed is False:
+            scope.limiter.release(ticket, now_ns)
+        elif error.billed is False:
+            # It arrived and was refused: providers count the request, not its tokens.
+            scope.limiter.settle(ticket, Charge(requests=1), now_ns, final=False)
+            scope.limiter.release(ticket, now_ns)
+        else:
+            scope.limiter.settle(ticket, _whole(order), now_ns)
+
+    def _view(self, meter: _Meter, now_ns: int) -> AccountView:
+        row = self.row(meter.account.name, meter.model.name, now_ns)
+        assert row is not None, "every meter has a scope"
+        limiter = self._scopes[meter.account.scope, meter.model.name].limiter
+        return AccountView(
+            account=meter.account.name,
+            provider=meter.account.provider.value,
+            model=meter.model.name,
+            state=row.state,
+            identity=meter.account.identity,
+            quota_group=meter.account.quota_group,
+            limits=tuple(
+                LimitView(name=limit.name, limit=limit.limit, used=limit.used)
+                for limit in limiter.load(now_ns, TYPICAL).limits
+            ),
+            in_flight=row.in_flight,
+            cooldown_s=row.cooldown_s,
+            last_error=meter.last_error,
+            calls=meter.calls,
+            input_tokens=meter.input_tokens,
+            output_tokens=meter.output_tokens,
+        )
+
+
+def _whole(order: CallOrder) -> Charge:
+    return Charge(requests=1, input_tokens=order.input_tokens, output_tokens_max=order.output_tokens_max)
+
+
+def _observation(seen: LimitObservation) -> Observation:
+    return Observation(
+        name=_NAME_OF_SCOPE[seen.scope],
+        limit=seen.limit,
+        remaining=seen.remaining,
+        reset_ns=None if seen.reset_s is None else int(seen.reset_s * SECOND_NS),
+    )
+
+
+def _seconds(duration_ns: int) -> float:
+    return duration_ns / SECOND_NS
