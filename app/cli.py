@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from app import settings
-from app.domain.errors import GatewayError
 from app.domain.run import RunRequest
 from app.terminal import operator_commands, project_commands, run_commands, serve_command
 from app.terminal.connect import Target
 from app.terminal.execute import Doors, execute, leave
-from app.terminal.output import ExitStatus, emit_json, error_json, say_error, standard_error, status_of_error
+from app.terminal.output import ExitStatus
 from app.terminal.request_text import read_request_text
 from app.terminal.run_commands import Conducting
 
@@ -82,10 +81,10 @@ def root(
     show_version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    debug: Annotated[bool, typer.Option("--debug", envvar="TUTTI_DEBUG", hidden=True)] = False,
 ) -> None:
     """Declare what all commands share."""
-    if context.obj is None:
-        context.obj = Doors()
+    context.obj = replace(context.obj or Doors(), debug=debug)
 
 
 @app.command(epilog='Example: tutti run "Compare tea and coffee for an office" --json --out run.json')
@@ -114,7 +113,7 @@ def run(  # noqa: PLR0913  one parameter an option
         target = Target(server=server, config=config, own_cluster=True)
         return await run_commands.run(doors, Conducting(request=request, target=target, as_json=as_json, out=out))
 
-    execute(work, as_json=as_json)
+    execute(doors, work, as_json=as_json)
 
 
 @app.command(epilog="Example: tutti plan --file request.txt")
@@ -144,26 +143,28 @@ def plan(  # noqa: PLR0913  one parameter an option
         target = Target(server=server, config=config, own_cluster=True)
         return await run_commands.plan(doors, Conducting(request=request, target=target, as_json=as_json, out=out))
 
-    execute(work, as_json=as_json)
+    execute(doors, work, as_json=as_json)
 
 
 @app.command(epilog="Example: tutti serve --config tutti.yaml --port 8000")
 def serve(
+    context: typer.Context,
     config: Config = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to listen on.")] = 8000,
 ) -> None:
     """Serve HTTP in the foreground, print `ready http://HOST:PORT` when it accepts requests; Ctrl-C drains and ends."""
-    leave(lambda: serve_command.serve(config, host, port))
+    leave(context.obj, lambda: serve_command.serve(config, host, port))
 
 
 @app.command(epilog="Example: tutti init && tutti check")
 def init(
+    context: typer.Context,
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Where to write it.")] = Path("tutti.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Write a commented configuration."""
-    leave(lambda: operator_commands.init(path, force=force))
+    leave(context.obj, lambda: operator_commands.init(path, force=force))
 
 
 @app.command(epilog="Example: tutti check --config tutti.yaml --live")
@@ -179,7 +180,7 @@ def check(
     """Validate the configuration; name every mistake with its line."""
     doors: Doors = context.obj
     target = Target(server=server, config=config)
-    execute(lambda: operator_commands.check(doors, target, live=live, as_json=as_json), as_json=as_json)
+    execute(doors, lambda: operator_commands.check(doors, target, live=live, as_json=as_json), as_json=as_json)
 
 
 @app.command(epilog="Example: tutti reload")
@@ -187,7 +188,7 @@ def reload(context: typer.Context, config: Config = None, as_json: Json = False,
     """Make the running server read its configuration again; a wrong one changes nothing and says why."""
     doors: Doors = context.obj
     target = Target(server=server, config=config)
-    execute(lambda: operator_commands.reload(doors, target, as_json=as_json), as_json=as_json)
+    execute(doors, lambda: operator_commands.reload(doors, target, as_json=as_json), as_json=as_json)
 
 
 @app.command(epilog="Example: tutti accounts --by identity")
@@ -202,6 +203,7 @@ def accounts(
     doors: Doors = context.obj
     target = Target(server=server, config=config)
     execute(
+        doors,
         lambda: operator_commands.accounts(doors, target, by_identity=by == "identity", as_json=as_json),
         as_json=as_json,
     )
@@ -209,12 +211,13 @@ def accounts(
 
 @app.command(epilog="Example: tutti simulate --config examples/sim.yaml --port 9100")
 def simulate(
+    context: typer.Context,
     config: Annotated[Path, typer.Option("--config", metavar="FILE", help="What to simulate; see examples/sim.yaml.")],
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on; default: the file's.")] = None,
     port: Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = None,
 ) -> None:
     """Play providers: rehearse limits and failures without spending."""
-    leave(lambda: serve_command.simulate(config, host, port))
+    leave(context.obj, lambda: serve_command.simulate(config, host, port))
 
 
 @projects.command("list", epilog="Example: tutti projects list --limit 50")
@@ -228,7 +231,7 @@ def projects_list(
     """List projects, newest first."""
     doors: Doors = context.obj
     target = Target(server=server, config=config)
-    execute(lambda: project_commands.list_(doors, target, limit=limit, as_json=as_json), as_json=as_json)
+    execute(doors, lambda: project_commands.list_(doors, target, limit=limit, as_json=as_json), as_json=as_json)
 
 
 @projects.command("show", epilog="Example: tutti projects show RUN --json")
@@ -238,7 +241,7 @@ def projects_show(
     """Show a project as it stands; once it rests, its report."""
     doors: Doors = context.obj
     target = Target(server=server, config=config)
-    execute(lambda: project_commands.show(doors, target, run_id, as_json=as_json), as_json=as_json)
+    execute(doors, lambda: project_commands.show(doors, target, run_id, as_json=as_json), as_json=as_json)
 
 
 @projects.command("watch", epilog="Example: tutti projects watch RUN")
@@ -248,7 +251,7 @@ def projects_watch(
     """Follow a project live until it rests; leaving with Ctrl-C does not stop it."""
     doors: Doors = context.obj
     target = Target(server=server, config=config)
-    execute(lambda: project_commands.watch(doors, target, run_id, as_json=as_json), as_json=as_json)
+    execute(doors, lambda: project_commands.watch(doors, target, run_id, as_json=as_json), as_json=as_json)
 
 
 @projects.command("answer", epilog='Example: tutti projects answer RUN q1="two people" q2=vegetarian')
@@ -270,6 +273,7 @@ def projects_answer(  # noqa: PLR0913  one parameter an option
     doors: Doors = context.obj
     target = Target(server=server, config=config)
     execute(
+        doors,
         lambda: project_commands.answer(
             doors, target, run_id, answers or [], assume_rest=assume_defaults, as_json=as_json
         ),
@@ -284,32 +288,17 @@ def projects_cancel(
     """Stop a project and its model calls."""
     doors: Doors = context.obj
     target = Target(server=server, config=config)
-    execute(lambda: project_commands.cancel(doors, target, run_id, as_json=as_json), as_json=as_json)
+    execute(doors, lambda: project_commands.cancel(doors, target, run_id, as_json=as_json), as_json=as_json)
 
 
 def main(arguments: Sequence[str] | None = None, doors: Doors | None = None) -> int:
     """Run the command line and return its exit status; nothing a user does shows a traceback."""
-    as_json = "--json" in (arguments if arguments is not None else sys.argv[1:])
     try:
         app(args=None if arguments is None else list(arguments), prog_name="tutti", obj=doors)
     except SystemExit as left:
         return left.code if isinstance(left.code, int) else int(ExitStatus.BAD_INPUT)
-    except GatewayError as error:
-        say_error(error)
-        if as_json:
-            emit_json(error_json(error))
-        return int(status_of_error(error))
     except KeyboardInterrupt:
         return int(ExitStatus.INTERRUPTED)
-    except Exception as error:
-        # The outermost edge: a bug of ours must not look like the user's fault.
-        if settings.debug():
-            raise
-        standard_error().print(
-            f"error: {type(error).__name__} inside Tutti; this is a bug of ours. TUTTI_DEBUG=1 shows where.",
-            markup=False,
-        )
-        return int(ExitStatus.NO_ANSWER)
     return int(ExitStatus.ANSWERED)
 
 

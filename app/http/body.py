@@ -29,14 +29,14 @@ class JsonRoute(APIRoute):
 
         async def checked(request: Request) -> Response:
             limits: HttpLimits = request.app.state.limits
-            body = await read_bounded(request, limits.body_bytes_max)
+            body = await read_bounded(request, limits.body_bytes_max, text_bytes_max=limits.text_bytes_max)
             check_json(request.headers.get("content-type", ""), body)
             return await handle(Request(request.scope, _replay(body, request.receive)))
 
         return checked
 
 
-async def read_bounded(request: Request, size_bytes_max: int) -> bytes:
+async def read_bounded(request: Request, size_bytes_max: int, *, text_bytes_max: int) -> bytes:
     """Return the body; stop reading as soon as it is too large.
 
     Raises:
@@ -44,13 +44,13 @@ async def read_bounded(request: Request, size_bytes_max: int) -> bytes:
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > size_bytes_max:
-        raise _too_large(int(declared), size_bytes_max)
+        raise _too_large(int(declared), size_bytes_max, text_bytes_max)
     parts: list[bytes] = []
     size_bytes = 0
     async for part in request.stream():
         size_bytes += len(part)
         if size_bytes > size_bytes_max:
-            raise _too_large(size_bytes, size_bytes_max)
+            raise _too_large(size_bytes, size_bytes_max, text_bytes_max)
         parts.append(part)
     return b"".join(parts)
 
@@ -103,12 +103,12 @@ def check_json(content_type: str, body: bytes) -> None:
         raise HttpProblem(400, "The body is nested too deeply.", param="body", remedy="Send a flat object.") from None
 
 
-def _too_large(size_bytes: int, size_bytes_max: int) -> HttpProblem:
+def _too_large(size_bytes: int, size_bytes_max: int, text_bytes_max: int) -> HttpProblem:
     return HttpProblem(
         413,
         f"The body has at least {size_bytes} bytes; at most {size_bytes_max} are accepted.",
         param="body",
-        remedy="Send a shorter request text.",
+        remedy=f"Send a request text of at most {text_bytes_max // 1024} KiB.",
     )
 
 

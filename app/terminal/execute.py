@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from app.domain.errors import GatewayError
+from app.domain.errors import GatewayError, InternalError
 from app.terminal.ask import ReadLine
 from app.terminal.connect import OpenDesk, open_desk
 from app.terminal.output import ExitStatus, emit_json, error_json, say_error, standard_error, status_of_error
@@ -30,18 +30,20 @@ class Doors:
     interactive: Callable[[], bool] = _stdin_is_terminal
     """Whether there is a person to ask."""
     read_line: ReadLine = input
+    debug: bool = False
+    """Whether a bug of ours shows its traceback."""
 
 
-def execute(work: Callable[[], Coroutine[Any, Any, int]], *, as_json: bool = False) -> None:
+def execute(doors: Doors, work: Callable[[], Coroutine[Any, Any, int]], *, as_json: bool = False) -> None:
     """Run the coroutine that ``work`` makes and leave the command with its status.
 
     Raises:
         typer.Exit: always.
     """
-    leave(lambda: asyncio.run(_until_signal(work)), as_json=as_json)
+    leave(doors, lambda: asyncio.run(_until_signal(work)), as_json=as_json)
 
 
-def leave(work: Callable[[], int], *, as_json: bool = False) -> None:
+def leave(doors: Doors, work: Callable[[], int], *, as_json: bool = False) -> None:
     """Do ``work`` and leave the command with its status.
 
     Raises:
@@ -57,6 +59,20 @@ def leave(work: Callable[[], int], *, as_json: bool = False) -> None:
     except (KeyboardInterrupt, asyncio.CancelledError):
         standard_error().print("interrupted")
         status = ExitStatus.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; typer ends quietly.
+        raise
+    except Exception as error:
+        # The outermost edge: a bug of ours must not look like the user's fault, nor show what it was holding.
+        if doors.debug:
+            raise
+        bug = InternalError(
+            f"{type(error).__name__} inside Tutti; this is a bug of ours.", remedy="TUTTI_DEBUG=1 shows where."
+        )
+        say_error(bug)
+        if as_json:
+            emit_json(error_json(bug))
+        status = ExitStatus.NO_ANSWER
     raise typer.Exit(int(status))
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from app.domain.chat import Json
 from app.terminal.words import float_of, list_of, money, object_of, one_line, printable, seconds, text_of, tokens
 
-BAR_CHARS = 32
+BAR_CHARS = 28
 
 _STYLE_OF_STATUS = {"completed": "green", "partial": "yellow", "needs_answers": "yellow"}
 
@@ -71,13 +71,15 @@ def render_time(document: Mapping[str, Json]) -> RenderableType:
     rows.sort(key=lambda row: (row[1], row[2]))
     end_s = max(row[2] for row in rows) or 1.0
     table = Table(title="Where the time went", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column("what")
+    table.add_column("what", min_width=12)
     table.add_column(f"0 s to {seconds(end_s)}", width=BAR_CHARS)
-    table.add_column("seconds", justify="right")
+    table.add_column("seconds", justify="right", no_wrap=True)
     table.add_column("on")
     for name, start_s, finish_s, served_by, style in rows:
         bar = Text(bar_of(start_s, finish_s, end_s), style=style)
-        table.add_row(Text(name), bar, Text(seconds(finish_s - start_s)), Text(served_by, style="dim"))
+        what = Text(name, no_wrap=True, overflow="ellipsis")
+        served = Text(served_by, style="dim", no_wrap=True, overflow="ellipsis")
+        table.add_row(what, bar, Text(seconds(finish_s - start_s)), served)
     schedule = object_of(document.get("schedule"))
     if not schedule:
         return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from pathlib import Path
@@ -17,8 +18,13 @@ from app.terminal.words import one_line, printable
 
 
 def serve(config: Path | None, host: str, port: int) -> int:
-    """Serve until SIGINT or SIGTERM; the composition root prints the ready line and drains."""
+    """Serve until SIGINT or SIGTERM; the composition root prints the ready line and drains.
+
+    Raises:
+        ConfigurationError: the configuration is wrong, or the address cannot be listened on.
+    """
     orchestra = settings.load(config)
+    check_free(host, port)
     voice = _StartupVoice(Path(orchestra.data_dir))
     for note in orchestra.notes:
         voice.note(note)
@@ -56,6 +62,25 @@ def simulate(config: Path, host: str | None, port: int | None) -> int:
     changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     run(loaded.model_copy(update=changes))
     return int(ExitStatus.ANSWERED)
+
+
+def check_free(host: str, port: int) -> None:
+    """Find out before starting a cluster whether the address can be listened on.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise ConfigurationError(
+            f"Cannot listen on {host}:{port}: {error.strerror}.",
+            param="--port",
+            remedy="Choose another with --port, or stop what listens there.",
+        ) from None
 
 
 class _StartupVoice:

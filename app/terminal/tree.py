@@ -25,9 +25,9 @@ _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 def render_tree(board: RunBoard, now_s: float) -> RenderableType:
     """Return the tree as of ``now_s`` (wall seconds, the clock of the events)."""
-    grid = Table.grid(padding=(0, 2))
+    grid = Table.grid(padding=(0, 1))
     # On a narrow terminal rich shrinks columns that may wrap: the words, which are cut, and never the numbers.
-    grid.add_column(min_width=24)
+    grid.add_column(min_width=20)
     grid.add_column(no_wrap=True)
     for _ in range(2):
         grid.add_column(min_width=8, max_width=22)
