@@ -27,6 +27,7 @@ from app.services.roster import SnapshotRoster
 HORIZON_S = 0.5
 """Bind a call to an account only if it starts this soon; 0.1 to 2 s made no difference in simulation."""
 BATCH_ORDERS_MAX = 32
+REFUSED_PAUSE_S = 0.01
 RECHECK_S = 0.25
 """Longest sleep while calls wait, in case a wake-up was missed or an account recovered unannounced."""
 OUTPUT_TOKENS_DEFAULT = 1_024
@@ -61,6 +62,8 @@ class _Waiting:
     host: str = ""
     account: str = ""
     started_ns: int = 0
+    not_before_ns: int = 0
+    """An account refused it until then; asking earlier would only be refused again."""
     told_waiting: bool = False
     submitted: bool = False
 
@@ -134,7 +137,7 @@ class Dispatcher:
     async def run(self) -> None:
         """Place calls for ever; the owner runs this as its one background task."""
         while True:
-            sleep_s = RECHECK_S if self._ready else None
+            sleep_s = self._sleep_s()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), sleep_s)
             self._wake.clear()
@@ -143,8 +146,16 @@ class Dispatcher:
             except GatewayError as error:
                 _log.warning("nothing can be placed: %s", error.message)
 
+    def _sleep_s(self) -> float | None:
+        waiting = [item.not_before_ns for item in self._ready.values() if not item.submitted]
+        if not waiting:
+            return None
+        until_s = (min(waiting) - self._clock.monotonic_ns()) / 1e9
+        return min(until_s, RECHECK_S) if until_s > 0 else RECHECK_S
+
     def _place_ready(self) -> None:
-        waiting = [item for item in self._ready.values() if not item.submitted]
+        now_ns = self._clock.monotonic_ns()
+        waiting = [item for item in self._ready.values() if not item.submitted and item.not_before_ns <= now_ns]
         if not waiting:
             return
         orchestra = self._roster.orchestra()
@@ -213,6 +224,8 @@ class Dispatcher:
         if not admission.admitted:
             host.in_flight.pop(order.call_id, None)
             item.submitted = False
+            pause_s = min(max(admission.start_in_s - HORIZON_S, REFUSED_PAUSE_S), RECHECK_S)
+            item.not_before_ns = self._clock.monotonic_ns() + int(pause_s * 1e9)
             return
         now_ns = self._clock.monotonic_ns()
         item.started_ns = now_ns + int(admission.start_in_s * 1e9)
