@@ -66,7 +66,8 @@ class LocalEngine:
         model_path: The GGUF file.
         context_tokens: Context of one call: prompt and answer together. Positive.
         parallel: Calls generated at once; further ones queue inside llama.cpp. Positive.
-        threads: CPU threads of the generation. Positive.
+        threads: CPU threads of the generation. Positive. Leave a core to the rest of the machine: the threads wait for
+            each other by spinning, and a call on all cores took four times longer beside one busy process.
 
     Raises:
         ValueError: a number is not positive.
