@@ -27,20 +27,20 @@ def build_app(desk_factory: Callable[[], Desk], *, version: str, limits: HttpLim
         version: What /healthz and the OpenAPI document say.
         limits: Bounds of what is let in.
 
-    Holds no lock and no connection, so it may be pickled before the first request.
+    The app does not pickle: FastAPI keeps a lock in it, and Starlette's state cannot be loaded again. Ray Serve takes a
+    function that calls this one, ``serve.ingress(lambda: build_app(...))``, and calls it on each replica.
     """
     app = FastAPI(title="Tutti", version=version, description=DESCRIPTION, redoc_url=None)
     app.state.desk = _Once(desk_factory)
     app.state.limits = limits or HttpLimits()
     errors.install(app)
-    app.include_router(projects.router)
-    app.include_router(operations.router)
-    app.include_router(health.router)
+    for router in (projects.router, operations.router, health.router):
+        app.include_router(router)
     return app
 
 
 class _Once:
-    """Makes the desk at the first request and keeps it; unlike ``functools.cache`` it pickles with its factory."""
+    """Makes the desk at the first request and keeps it."""
 
     def __init__(self, factory: Callable[[], Desk]) -> None:
         self._factory = factory

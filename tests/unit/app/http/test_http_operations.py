@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import AsyncIterator
 
 import httpx
@@ -115,7 +114,7 @@ async def test_openapi_documents_every_refusal_in_the_one_shape(http: httpx.Asyn
 
 
 def test_desk_is_made_once_and_only_when_asked_for() -> None:
-    """The app is built, and may be pickled by Serve, before there is a cluster to talk to."""
+    """The app is built before there is a cluster to talk to, and keeps one connection to it."""
     made: list[FakeDesk] = []
 
     def factory() -> FakeDesk:
@@ -126,10 +125,3 @@ def test_desk_is_made_once_and_only_when_asked_for() -> None:
     assert not made
     assert app.state.desk() is app.state.desk()
     assert len(made) == 1
-
-
-def test_desk_factory_of_a_built_app_pickles() -> None:
-    """Ray Serve ships the app to its replicas."""
-    app = build_app(FakeDesk, version="1")
-
-    assert isinstance(pickle.loads(pickle.dumps(app.state.desk))(), FakeDesk)
