@@ -38,7 +38,7 @@ from app.services.plan import Planner
 from app.services.prompts import Prompts
 from app.services.run_caller import RunCaller, RunLimits
 from app.services.run_log import RunLog
-from app.services.run_report import questions_json, result_document, task_lines
+from app.services.run_report import Seen, questions_json, result_document
 from app.services.task_flow import Played, TaskFlow
 from app.services.work import Worker
 
@@ -308,20 +308,16 @@ class Conductor:
         await self.log.commit(self._update_run)
 
     def _document(self, status: RunStatus, error: str | None) -> ResultDocument:
-        return result_document(
-            self.record,
-            status=status,
+        seen = Seen(
             answer=self._answer,
             plan=self._plan,
-            tasks=task_lines(self._plan, self._played_tasks()),
+            played=self._played_tasks(),
             evaluation=self._evaluation,
             stages=tuple(self._stages),
-            caller=self.caller,
-            zero_s=self._zero_s,
-            orchestra=self._tools.orchestra,
             notes=tuple(self._notes),
-            error=error,
+            zero_s=self._zero_s,
         )
+        return result_document(self.record, seen, self.caller, self._tools.orchestra, status=status, error=error)
 
     async def _update_run(self, lines: Sequence[RunEvent]) -> None:
         await self._tools.journal.update_run(self.record, lines)
