@@ -40,18 +40,29 @@ class RayHostFactory:
 
     async def create(self, host: str) -> None:
         """Create the actor of that name, or find the living one."""
-        await asyncio.to_thread(_create, AccountHost, host, self._namespace, host, self._namespace)
+        await asyncio.to_thread(_create, AccountActor, host, self._namespace, host, self._namespace)
 
     async def destroy(self, host: str) -> None:
         """End the actor for good; it was drained before."""
         await asyncio.to_thread(_kill, host, self._namespace)
 
 
+class AccountActor(AccountHost):
+    """An account host with its Ray clients; built inside the actor because clients do not travel."""
+
+    def __init__(self, host: str, namespace: str) -> None:
+        super().__init__(host, StoreHandle(namespace))
+
+
 class DirectoryActor(Directory):
-    """The directory with its Ray clients; built inside the actor because clients do not travel."""
+    """The directory with its Ray clients."""
 
     def __init__(self, namespace: str) -> None:
         super().__init__(HostHandles(namespace), RayHostFactory(namespace))
+
+
+class CoordinatorActor(Coordinator):
+    """The coordinator under the name that the Ray dashboard shows."""
 
 
 async def ensure(orchestra: Orchestra, *, namespace: str = NAMESPACE) -> DeskHandle:
@@ -66,7 +77,7 @@ async def ensure(orchestra: Orchestra, *, namespace: str = NAMESPACE) -> DeskHan
     await asyncio.gather(
         asyncio.to_thread(_create, Store, STORE, namespace, orchestra.data_dir),
         asyncio.to_thread(_create, DirectoryActor, DIRECTORY, namespace, namespace),
-        asyncio.to_thread(_create, Coordinator, COORDINATOR, namespace, namespace),
+        asyncio.to_thread(_create, CoordinatorActor, COORDINATOR, namespace, namespace),
     )
     await asyncio.gather(StoreHandle(namespace).ping(), DirectoryHandle(namespace).start(orchestra))
     return DeskHandle(namespace)
