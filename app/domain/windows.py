@@ -1,0 +1,116 @@
+"""A sliding window as the provider sees it: never more than the limit in any 60 seconds.
+
+Used by ``limiter`` for limits with ``window: sliding``. A request reaches the provider at some moment between its start
+and its answer; it may therefore count until 60 seconds after the answer, and an unanswered one counts without end.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from app.domain.buckets import Hold
+from app.domain.limits import MINUTE_NS
+
+
+class SlidingWindow:
+    """Admits at most ``limit`` units in any 60 seconds of the provider's time. No burst, no debt.
+
+    Args:
+        limit: Units per minute. Positive. A single charge above it is refused for good (``fits`` says so).
+
+    Not thread-safe: the owning actor's event loop is the lock.
+    """
+
+    kind = "sliding"
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.largest = 0
+        """Largest single charge so far, in units."""
+        self._open = 0
+        self._settled = 0
+        self._leaving: deque[tuple[int, int]] = deque()
+        """(leaves_ns, amount), earliest first; the sum of amounts is ``_settled``."""
+
+    def fits(self, amount: int) -> bool:
+        """Return whether ``amount`` can ever be admitted."""
+        return amount <= self.limit
+
+    def earliest_ns(self, amount: int, from_ns: int) -> int | None:
+        """Return when ``amount`` may start, from ``from_ns`` on; None where that depends on unanswered calls."""
+        excess = self._open + self._settled + amount - self.limit
+        if excess <= 0:
+            return from_ns
+        for leaves_ns, left in self._leaving:
+            excess -= left
+            if excess <= 0:
+                return max(from_ns, leaves_ns)
+        return None
+
+    def take(self, amount: int, at_ns: int) -> Hold:
+        """Count ``amount`` units from now until 60 seconds after they are settled."""
+        self.largest = max(self.largest, amount)
+        self._open += amount
+        return Hold(amount=amount, at_ns=at_ns, sequence=0)
+
+    def spend(self, hold: Hold, amount: int, now_ns: int) -> None:
+        """Turn ``amount`` units of ``hold`` into use seen at ``now_ns``; what exceeds it counts as well."""
+        kept = min(amount, hold.amount)
+        hold.amount -= kept
+        self._open -= kept
+        self._add(amount, now_ns + MINUTE_NS)
+
+    def give_back(self, hold: Hold, amount: int, now_ns: int) -> None:
+        """Forget ``amount`` units of ``hold``: they never reached the provider, or it does not count them."""
+        self.forget(now_ns)
+        hold.amount -= amount
+        self._open -= amount
+
+    def charge_foreign(self, amount: int, now_ns: int, leave_in_ns: int = MINUTE_NS) -> None:
+        """Count use that nobody reserved, for a minute or until the provider's reset if that comes earlier."""
+        self._add(min(amount, self.limit), now_ns + min(leave_in_ns, MINUTE_NS))
+
+    def cap_level(self, units: int, now_ns: int) -> None:
+        """Leave room for at most ``units`` more."""
+        self.forget(now_ns)
+        self._add(max(0, self.limit - self._open - self._settled - units), now_ns + MINUTE_NS)
+
+    def empty(self, now_ns: int) -> None:
+        """Leave no room for a minute, as after a crash."""
+        self.cap_level(0, now_ns)
+
+    def set_limit(self, limit: int) -> None:
+        """Change the limit; everything counted stays counted."""
+        self.limit = limit
+
+    def used(self, now_ns: int) -> int:
+        """Return how many units count at ``now_ns``."""
+        self.forget(now_ns)
+        return self._open + self._settled
+
+    def entries(self, now_ns: int) -> tuple[tuple[int, int], ...]:
+        """Return (leaves_in_ns, amount) of everything that counts, unanswered calls as if answered now.
+
+        Gathered in steps of half a second, rounded up, so that a saved state stays small.
+        """
+        self.forget(now_ns)
+        step_ns = 500_000_000
+        sums: dict[int, int] = {}
+        for leaves_ns, amount in (*self._leaving, (now_ns + MINUTE_NS, self._open)):
+            leaves_in_ns = -(-(leaves_ns - now_ns) // step_ns) * step_ns
+            sums[leaves_in_ns] = sums.get(leaves_in_ns, 0) + amount
+        return tuple((leaves_in_ns, amount) for leaves_in_ns, amount in sorted(sums.items()) if amount)
+
+    def _add(self, amount: int, leaves_ns: int) -> None:
+        if not amount:
+            return
+        self._settled += amount
+        if not self._leaving or leaves_ns >= self._leaving[-1][0]:
+            self._leaving.append((leaves_ns, amount))
+            return
+        self._leaving = deque(sorted((*self._leaving, (leaves_ns, amount))))
+
+    def forget(self, now_ns: int) -> None:
+        """Drop what has left the window; results do not depend on it, only memory does."""
+        while self._leaving and self._leaving[0][0] <= now_ns:
+            self._settled -= self._leaving.popleft()[1]
