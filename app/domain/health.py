@@ -1,12 +1,7 @@
-"""Health of one (account, model): whether it may be called now, and since what it has been trouble.
+"""Whether one (account, model) may be asked: healthy, cooling, probing, or dead until a person acts.
 
-    healthy ──minute limit──▶ cooling_minute ──time──▶ half_open ──success──▶ healthy
-       │  ──day limit─────▶ cooling_day ────time──▶ half_open       └─failure─▶ cooling_minute, longer
-       │  ──trouble ×3────▶ cooling_minute (backoff doubling)
-       └──dead key────────▶ dead, until a person changes the account
-
-A limit cools by the limiter's own cooldown; this adds the state that people see, the breaker for provider trouble, and
-the single probe after it. Pure: time is an argument, monotonic nanoseconds.
+Pure: outcomes and times go in, a state comes out. Does not call, wait or count limits (``limiter`` does). Asked by the
+books of an account host. A dead key concerns the whole account: the books tell every model of it.
 """
 
 from __future__ import annotations
@@ -15,100 +10,121 @@ from dataclasses import dataclass
 
 from app.domain.accounts import AccountState
 
-SECOND_NS = 1_000_000_000
-BREAKER_FAILURES = 3
-"""Consecutive provider failures that open the breaker; single ones are the weather."""
-BACKOFF_NS = SECOND_NS
-BACKOFF_NS_MAX = 60 * SECOND_NS
-ERROR_WEIGHT = 0.1
+BACKOFF_NS = 1_000_000_000
+BACKOFF_MAX_NS = 60_000_000_000
+"""Pause after a failure of the provider: doubles from one second to one minute while nothing succeeds."""
+ERROR_WEIGHT = 0.2
+BREAKER_ERROR_RATE = 0.5
+"""From here on the breaker opens: four failures in a row after a clean record."""
+PROBE_TIMEOUT_NS = 600_000_000_000
+"""A probe that never ended (its caller died) makes room for another one after this."""
 
 
 @dataclass(slots=True)
 class Health:
-    """The breaker of one (account, model).
+    """State of one (account, model).
+
+    A cooldown only ever gets longer. Trouble at the provider costs a short pause; where it is frequent the breaker
+    opens and, when the pause is over, exactly one call is let through (half open): its success closes the breaker, its
+    failure pauses for twice as long. A limit's cooldown ends without a probe: the limiter knows when it is over.
+
+    Outcomes carry no call id. One of a call that was sent before the breaker opened is ignored until a probe is under
+    way, and taken for the probe's afterwards.
 
     Not thread-safe: the owning actor's event loop is the lock.
     """
 
     error_rate: float = 0.0
-    """EWMA of provider failures, 0 to 1; requests that the provider refuses as such do not count."""
+    """EWMA of failures that are the provider's: 0 to 1. Limits and refused requests do not count."""
     _dead: bool = False
-    _until_ns: int = 0
-    _cooling: AccountState = "cooling_minute"
-    _probing: bool = False
-    """A probe is under way: nothing else is admitted."""
-    _suspect: bool = False
-    """The next call after a cooldown is a probe."""
-    _failures: int = 0
-    _openings: int = 0
+    _minute_until_ns: int | None = None
+    _day_until_ns: int | None = None
+    _pause_until_ns: int | None = None
+    """End of the back-off after trouble at the provider."""
+    _backoff_ns: int = BACKOFF_NS
+    """Length of the next one."""
+    _open: bool = False
+    """Breaker: when the pause is over, one probe and nothing else."""
+    _probe_ns: int | None = None
+    """When the probe under way started."""
 
     def state(self, now_ns: int) -> AccountState:
-        """Return what people see."""
+        """Return the state as operators see it; a pause after trouble reads as cooling for less than a day."""
         if self._dead:
             return "dead"
-        if now_ns < self._until_ns:
-            return self._cooling
-        return "half_open" if self._suspect else "healthy"
+        if self._day_until_ns is not None and now_ns < self._day_until_ns:
+            return "cooling_day"
+        if now_ns < _latest(now_ns, self._minute_until_ns, self._pause_until_ns):
+            return "cooling_minute"
+        return "half_open" if self._open else "healthy"
 
     def ready_at_ns(self, now_ns: int) -> int | None:
-        """Return the earliest moment of the next call; None while the key is dead."""
+        """Return when a call may be made: ``now_ns`` if now, None where only a person can help.
+
+        While a probe is under way it is the moment at which that probe would be given up.
+        """
         if self._dead:
             return None
-        if self._probing:
-            return max(self._until_ns, now_ns + SECOND_NS // 4)
-        return max(self._until_ns, now_ns)
+        probe_ends_ns = None if self._probe_ns is None else self._probe_ns + PROBE_TIMEOUT_NS
+        return _latest(now_ns, self._day_until_ns, self._minute_until_ns, self._pause_until_ns, probe_ends_ns)
 
     def on_start(self, now_ns: int) -> None:
-        """A call was admitted; after trouble it is the probe."""
-        if self._suspect and now_ns >= self._until_ns:
-            self._probing = True
-
-    def on_withdrawn(self, now_ns: int) -> None:
-        """A call ended without telling anything about the provider."""
-        self._probing = False
-
-    def on_refused_request(self, now_ns: int) -> None:
-        """The provider answered, but refuses this request: it is alive."""
-        self._recover()
+        """Note a call that was admitted; while half open it is the one probe."""
+        if self._open:
+            self._probe_ns = now_ns
 
     def on_success(self, now_ns: int) -> None:
-        """The provider answered."""
-        self._recover()
+        """Note an answer: the provider works. Closes the breaker if it was the probe's."""
         self.error_rate *= 1.0 - ERROR_WEIGHT
+        if now_ns < _latest(now_ns, self._pause_until_ns) or (self._open and self._probe_ns is None):
+            return
+        if self._open:
+            # What the breaker saw is over; the old rate would reopen it at the next stray failure.
+            self.error_rate = min(self.error_rate, BREAKER_ERROR_RATE / 2)
+        self._open, self._probe_ns, self._backoff_ns = False, None, BACKOFF_NS
 
     def on_minute_limit(self, now_ns: int, until_ns: int) -> None:
-        """A 429; a later one may lengthen the cooldown, never shorten it."""
-        self._cool("cooling_minute", until_ns)
+        """Cool until ``until_ns``; an earlier end than the one in force changes nothing."""
+        self._minute_until_ns = _latest(until_ns, self._minute_until_ns)
+        self._probe_ns = None
 
     def on_day_limit(self, now_ns: int, until_ns: int) -> None:
-        """The day's quota is used up."""
-        self._cool("cooling_day", until_ns)
+        """Cool until the day's reset; never shortens."""
+        self._day_until_ns = _latest(until_ns, self._day_until_ns)
+        self._probe_ns = None
 
     def on_dead_key(self, now_ns: int) -> None:
-        """The key is refused or out of money: never called again until the account is configured anew."""
+        """Park for good: only a new key, which makes a new ``Health``, helps."""
         self._dead = True
-        self._probing = False
+        self._probe_ns = None
 
-    def on_trouble(self, now_ns: int, retry_after_ns: int | None) -> None:
-        """The provider failed, not the key: back off, doubling, once it failed several times in a row."""
+    def on_trouble(self, now_ns: int, retry_after_ns: int | None = None) -> None:
+        """Note a failure that is the provider's: overloaded, timeout, broken connection, cut or garbage.
+
+        The calls that were under way fail together: while a pause lasts, further failures do not double it.
+
+        Args:
+            now_ns: Monotonic time.
+            retry_after_ns: What the provider asks for; always honoured.
+        """
         self.error_rate += ERROR_WEIGHT * (1.0 - self.error_rate)
-        self._failures += 1
-        probe_failed, self._probing = self._probing, False
-        if self._failures < BREAKER_FAILURES and not probe_failed and retry_after_ns is None:
-            return
-        pause_ns = min(BACKOFF_NS << min(self._openings, 6), BACKOFF_NS_MAX)
-        self._openings += 1
-        self._suspect = True
-        self._cool("cooling_minute", now_ns + max(pause_ns, retry_after_ns or 0))
+        asked_ns = now_ns + (retry_after_ns or 0)
+        paused = now_ns < _latest(now_ns, self._pause_until_ns)
+        if not paused:
+            asked_ns = max(asked_ns, now_ns + self._backoff_ns)
+            self._backoff_ns = min(BACKOFF_MAX_NS, self._backoff_ns * 2)
+        self._pause_until_ns = _latest(asked_ns, self._pause_until_ns)
+        self._open = self._open or self.error_rate >= BREAKER_ERROR_RATE
+        self._probe_ns = None
 
-    def _cool(self, state: AccountState, until_ns: int) -> None:
-        self._probing = False
-        if until_ns > self._until_ns:
-            self._until_ns = until_ns
-            self._cooling = state
+    def on_refused_request(self, now_ns: int) -> None:
+        """Note an answer that refused the request itself: the provider works, the request was wrong."""
+        self.on_success(now_ns)
 
-    def _recover(self) -> None:
-        self._failures = 0
-        self._openings = 0
-        self._suspect = False
-        self._probing = False
+    def on_withdrawn(self, now_ns: int) -> None:
+        """Note a call that ended without telling anything; a probe makes room for the next one."""
+        self._probe_ns = None
+
+
+def _latest(from_ns: int, *moments_ns: int | None) -> int:
+    return max([from_ns, *(moment_ns for moment_ns in moments_ns if moment_ns is not None)])
