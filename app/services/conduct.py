@@ -29,7 +29,7 @@ from app.domain.run import (
     TaskState,
 )
 from app.services.clarify import Clarifier
-from app.services.context import RunContext
+from app.services.context import RUN_TIMEOUT_S, RunContext
 from app.services.dispatch import CallProgress
 from app.services.evaluate import Evaluator
 from app.services.judge import Judge
@@ -41,9 +41,6 @@ from app.services.run_log import RunLog
 from app.services.run_report import Seen, questions_json, result_document
 from app.services.task_flow import Played, TaskFlow
 from app.services.work import Worker
-
-TIMEOUT_S = 3_600.0
-"""For a run that names none."""
 
 _log = logging.getLogger(__name__)
 
@@ -212,6 +209,7 @@ class Conductor:
             "plan", lambda: planner.plan(self._context, self.record.answers, self.record.assumptions)
         )
         self._plan = plan = planned.plan
+        self._context = self._context.with_plan(plan, self._tools.orchestra)
         self._set(plan=plan)
         self.emit("plan.ready", **planned.to_json())
         await self.log.commit(lambda lines: self._tools.journal.record_plan(self.record.run_id, plan, lines))
@@ -349,11 +347,11 @@ class Conductor:
         return RunStatus.PARTIAL if completed else RunStatus.FAILED
 
     def _seconds_left(self) -> float:
-        timeout_s = self.record.request.timeout_s or TIMEOUT_S
+        timeout_s = self.record.request.timeout_s or RUN_TIMEOUT_S
         return max(0.0, timeout_s - self.now_s())
 
     def _late(self) -> DeadlineError:
-        return DeadlineError(f"the run's {self.record.request.timeout_s or TIMEOUT_S:g} s were over before it ended")
+        return DeadlineError(f"the run's {self.record.request.timeout_s or RUN_TIMEOUT_S:g} s were over before it ended")
 
 
 def _sum(usages: Iterable[Usage]) -> Usage:

@@ -1,0 +1,123 @@
+"""What acceptance tests share: the real `tutti` command as a user runs it, and simulated providers behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+START_WITHIN_S = 90.0
+
+
+@dataclass
+class Server:
+    """A running `tutti serve`."""
+
+    process: subprocess.Popen[str]
+    url: str
+    data_dir: Path
+    started: list[psutil.Process] = field(default_factory=list)
+
+    def descendants(self) -> list[psutil.Process]:
+        """Return every process that it started."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """Return an environment without keys or settings of the machine we run on."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "SSL_CERT_FILE") if name in os.environ}
+    return {**kept, "HOME": str(home), "TERM": "dumb", **more}
+
+
+def run_tutti(home: Path, *arguments: str, timeout_s: float = 120.0, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end, without a terminal."""
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env=environment(home, **more),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+def write_config(path: Path, configuration: dict[str, Any]) -> Path:
+    """Write a configuration file."""
+    path.write_text(yaml.safe_dump(configuration, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+def free_port() -> int:
+    """Return a port that is free now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+ServeIt = Callable[[dict[str, Any]], Server]
+
+
+@pytest.fixture(scope="module")
+def serve_it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeIt]:
+    """Return a function that starts a server on a free port and waits for its ready line."""
+    with contextlib.ExitStack() as stack:
+
+        def start(configuration: dict[str, Any]) -> Server:
+            folder = tmp_path_factory.mktemp("served")
+            data_dir = Path(configuration.setdefault("data_dir", str(folder / "data")))
+            config = write_config(folder / "tutti.yaml", configuration)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "app.cli", "serve", "--config", str(config), "--port", str(free_port())],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment(folder),
+                cwd=ROOT,
+            )
+            stack.callback(_end, process)
+            server = Server(process=process, url=_ready_url(process), data_dir=data_dir)
+            server.started = server.descendants()
+            return server
+
+        yield start
+
+
+def _ready_url(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    assert process.stderr is not None
+    errors: list[str] = []
+    reader = threading.Thread(target=lambda: errors.extend(process.stderr or ()), daemon=True)
+    reader.start()
+    watchdog = threading.Timer(START_WITHIN_S, process.kill)
+    watchdog.start()
+    try:
+        line = process.stdout.readline()
+    finally:
+        watchdog.cancel()
+    assert line.startswith("ready http://"), f"no ready line: {line!r}\n{''.join(errors)}"
+    return line.split()[1]
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
