@@ -2,7 +2,8 @@
 
 Pure bookkeeping for ``limiter``. The trap it avoids: ``limit - remaining`` is not "used by somebody", because a
 provider's bucket may hold less than a minute's limit; only a fall of ``remaining`` beyond what we sent in between is
-foreign use.
+foreign use. What the provider's refill hides is not seen here: refill cannot be assumed, because fixed windows have
+none. There the cap by ``remaining`` and 429s do the work.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class _Seen:
     limit: int | None
     remaining: int
     seen_ns: int
-    settled: int
+    included: int
+    """Our cumulative use that the reading certainly includes."""
 
 
 class UseLedger:
@@ -49,8 +51,7 @@ class UseLedger:
     def __init__(self, name: RateName) -> None:
         self.started = 0
         self.settled = 0
-        self._margin = 0 if name == "rpm" else TOKEN_MARGIN
-        self._share = 0 if name == "rpm" else 10
+        self._counts_requests = name == "rpm"
         self._seen: _Seen | None = None
 
     def start(self, amount: int) -> Mark:
@@ -75,10 +76,12 @@ class UseLedger:
         remaining, seen = observation.remaining, self._seen
         if remaining is None or (seen is not None and start_ns < seen.seen_ns):
             return 0
-        self._seen = _Seen(observation.limit, remaining, now_ns, mark.settled)
+        # The reading includes the request that carried it; of its tokens that is not certain (output comes later).
+        included = mark.settled + (1 if self._counts_requests else 0)
+        self._seen = _Seen(observation.limit, remaining, now_ns, included)
         if seen is None or seen.limit != observation.limit:
             return 0
-        ours = self.started - seen.settled
-        margin = self._margin + (ours // self._share if self._share else 0)
+        ours = self.started - seen.included
+        margin = 0 if self._counts_requests else TOKEN_MARGIN + ours // 10
         foreign = seen.remaining - ours - remaining
         return foreign if foreign > margin else 0
