@@ -39,9 +39,9 @@ Progress = Callable[[str], None]
 
 def door(namespace: str) -> type[Any]:
     """Return the Serve deployment class whose replicas answer HTTP for the actors in ``namespace``."""
-    application = build_app(lambda: DeskHandle(namespace), version=version("tutti"))
 
-    @serve.ingress(application)
+    # A builder, not an application: a FastAPI application does not survive pickling.
+    @serve.ingress(lambda: build_app(lambda: DeskHandle(namespace), version=version("tutti")))
     class Door:
         """One HTTP replica; keeps nothing that is not elsewhere, so any number may run and any may die."""
 

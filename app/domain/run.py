@@ -140,24 +140,32 @@ class ResultDocument:
 
     def to_json(self) -> dict[str, Json]:
         """Return the document as documented in docs/http.md; usage and cost stand together."""
-        document = cast("dict[str, Json]", asdict(self))
+        document = _json_object(asdict(self))
         cost = document.pop("cost_usd")
         document["status"] = self.status.value
         document["usage"] = _usage_json(self.usage, cost)
-        document["results"] = {
-            task_id: {
-                "output": result.output,
-                "usage": _usage_json(result.usage, result.cost_usd),
-                "cost_usd": result.cost_usd,
-            }
-            for task_id, result in self.results.items()
-        }
         return document
 
 
 def _usage_json(usage: Usage, cost_usd: Json) -> dict[str, Json]:
-    values = cast("dict[str, Json]", asdict(usage))
-    return {**values, "cost_usd": cost_usd}
+    return {**_json_object(asdict(usage)), "cost_usd": cost_usd}
+
+
+def _json_object(values: dict[str, object]) -> dict[str, Json]:
+    return {name: _json(value) for name, value in values.items()}
+
+
+def _json(value: object) -> Json:
+    """Return what JSON makes of a dataclass field: tuples are lists, closed sets their values."""
+    match value:
+        case dict():
+            return _json_object(value)
+        case tuple() | list():
+            return [_json(item) for item in value]
+        case StrEnum():
+            return value.value
+        case _:
+            return cast("Json", value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

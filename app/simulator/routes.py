@@ -4,23 +4,39 @@ from __future__ import annotations
 
 from urllib.parse import parse_qsl
 
+import orjson
+from pydantic import JsonValue
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from app.simulator.connection import BodyTooLarge, ClientGone, Connection
+from app.simulator.embeddings import GeminiEmbeddings, OpenAIEmbeddings, check_inputs
 from app.simulator.engine import Call, Engine, Render
-from app.simulator.exchange import ChatRequest, HttpAnswer, HttpRequest, Refusal, Wire
+from app.simulator.exchange import ChatRequest, HttpAnswer, HttpRequest, Refusal, Wire, json_body
+from app.simulator.wire_anthropic import AnthropicWire, count
+from app.simulator.wire_gemini import GeminiWire
 from app.simulator.wire_openai import OpenAIWire
 
 OPENAI_BASES = ("/v1", "", "/compatible-mode/v1", "/v1beta/openai")
+ANTHROPIC_BASES = ("/v1", "/anthropic/v1")
+NAMELESS_MODEL = "simulated-model"
+"""Listed where the configuration accepts any name."""
 
 
 def provider_routes(engine: Engine) -> list[BaseRoute]:
     """Return the routes of all formats."""
-    openai = OpenAIWire()
+    openai, anthropic, gemini = OpenAIWire(), AnthropicWire(), GeminiWire()
     routes: list[BaseRoute] = []
     for base in OPENAI_BASES:
         routes.append(Route(f"{base}/chat/completions", ChatEndpoint(engine, openai), methods=["POST"]))
+        routes.append(Route(f"{base}/embeddings", OpenAIEmbeddingEndpoint(engine, openai), methods=["POST"]))
+    for base in ANTHROPIC_BASES:
+        routes.append(Route(f"{base}/messages", ChatEndpoint(engine, anthropic), methods=["POST"]))
+        routes.append(Route(f"{base}/messages/count_tokens", AnthropicCount(engine, anthropic), methods=["POST"]))
+    routes.append(Route("/v1beta/models/{target:path}", GeminiEndpoint(engine, gemini), methods=["POST"]))
+    for base in OPENAI_BASES:
+        routes.append(Route(f"{base}/models", OpenAIModels(engine, openai), methods=["GET"]))
+    routes.append(Route("/v1beta/models", GeminiModels(engine, gemini), methods=["GET"]))
     return routes
 
 
@@ -47,11 +63,13 @@ class Endpoint:
             pass
         except BodyTooLarge:
             await connection.answer(self.refusal(Refusal("invalid", "Request body too large.", status=413)))
+        except Refusal as refusal:
+            await connection.answer(self.refusal(refusal))
         finally:
             await connection.leave()
 
     async def answer(self, http: HttpRequest, connection: Connection) -> None:
-        """Answer a request whose body was read."""
+        """Answer a request whose body was read; a Refusal raised here is answered and not counted."""
         raise NotImplementedError
 
     def refusal(self, refusal: Refusal) -> HttpAnswer:
@@ -69,3 +87,104 @@ class ChatEndpoint(Endpoint):
     def parse(self, http: HttpRequest) -> tuple[ChatRequest, Render | None]:
         """Return the chat request; its answer is written by the wire."""
         return self.wire.parse(http), None
+
+
+class OpenAIEmbeddingEndpoint(ChatEndpoint):
+    """Embeddings: limited and billed as chat is, without output."""
+
+    def parse(self, http: HttpRequest) -> tuple[ChatRequest, Render | None]:
+        """Return the inputs as a prompt, and how to write their vectors."""
+        found = OpenAIEmbeddings(http)
+        check_inputs(len(found.inputs), self.engine.config.profile_of(found.request.model))
+        return found.request, found.render
+
+
+class GeminiEndpoint(ChatEndpoint):
+    """All of Gemini's verbs, which follow the model in the path."""
+
+    async def answer(self, http: HttpRequest, connection: Connection) -> None:
+        """Answer by verb."""
+        verb = (http.path_model or "").rpartition(":")[2]
+        if verb == "countTokens":
+            self.engine.authenticate(self.wire, http)
+            tokens = self.wire.parse(_unwrapped(http)).input_tokens
+            body: JsonValue = {
+                "totalTokens": tokens,
+                "promptTokensDetails": [{"modality": "TEXT", "tokenCount": tokens}],
+            }
+            await connection.answer(HttpAnswer(status=200, body=orjson.dumps(body)))
+        elif verb in ("generateContent", "streamGenerateContent", "embedContent", "batchEmbedContents"):
+            await super().answer(http, connection)
+        else:
+            raise Refusal("invalid", f"Unknown verb {verb!r}.", status=404)
+
+    def parse(self, http: HttpRequest) -> tuple[ChatRequest, Render | None]:
+        """Return the request of the path's verb."""
+        if not (http.path_model or "").endswith(("embedContent", "batchEmbedContents")):
+            return super().parse(http)
+        found = GeminiEmbeddings(http)
+        check_inputs(len(found.inputs), self.engine.config.profile_of(found.request.model))
+        return found.request, found.render
+
+
+class AnthropicCount(Endpoint):
+    """``count_tokens``: free and unlimited."""
+
+    async def answer(self, http: HttpRequest, connection: Connection) -> None:
+        """Count the prompt."""
+        self.engine.authenticate(self.wire, http)
+        request = AnthropicWire().parse_prompt(http, json_body(http.raw))
+        await connection.answer(HttpAnswer(status=200, body=count(request)))
+
+
+class OpenAIModels(Endpoint):
+    """The list of models, in OpenAI's shape or, for a client that sends its version header, Anthropic's."""
+
+    async def answer(self, http: HttpRequest, connection: Connection) -> None:
+        """List the models."""
+        wire: Wire = AnthropicWire() if "anthropic-version" in http.headers else self.wire
+        self.engine.authenticate(wire, http)
+        names = [name for name in self.engine.config.models or [NAMELESS_MODEL] if self.engine.serves(name, wire)]
+        listed: list[JsonValue]
+        if wire.format == "anthropic":
+            created = "2026-01-01T00:00:00Z"
+            listed = [{"type": "model", "id": name, "display_name": name, "created_at": created} for name in names]
+            ends: dict[str, JsonValue] = {
+                "first_id": names[0] if names else None,
+                "last_id": names[-1] if names else None,
+            }
+            body: JsonValue = {"data": listed, "has_more": False, **ends}
+        else:
+            listed = [{"id": name, "object": "model", "created": 0, "owned_by": "simulator"} for name in names]
+            body = {"object": "list", "data": listed}
+        await connection.answer(HttpAnswer(status=200, body=orjson.dumps(body)))
+
+
+class GeminiModels(Endpoint):
+    """The list of models in Gemini's shape."""
+
+    async def answer(self, http: HttpRequest, connection: Connection) -> None:
+        """List the models."""
+        self.engine.authenticate(self.wire, http)
+        config = self.engine.config
+        verbs: JsonValue = ["generateContent", "countTokens", "embedContent"]
+        listed: list[JsonValue] = []
+        for name in config.models or [NAMELESS_MODEL]:
+            if not self.engine.serves(name, self.wire):
+                continue
+            told: dict[str, JsonValue] = {"name": f"models/{name}", "displayName": name}
+            own = config.models.get(name)
+            if own is not None and own.context_tokens is not None:
+                told["inputTokenLimit"] = own.context_tokens
+            listed.append({**told, "supportedGenerationMethods": verbs})
+        await connection.answer(HttpAnswer(status=200, body=orjson.dumps({"models": listed})))
+
+
+def _unwrapped(http: HttpRequest) -> HttpRequest:
+    """Return a countTokens request whose ``generateContentRequest``, if it has one, is the body."""
+    inner = json_body(http.raw).get("generateContentRequest")
+    if not isinstance(inner, dict):
+        return http
+    return HttpRequest(
+        path=http.path, headers=http.headers, query=http.query, raw=orjson.dumps(inner), path_model=http.path_model
+    )

@@ -117,7 +117,7 @@ def orchestra(model: ModelInfo = STRICT, *others: ModelInfo, **coordinator: obje
         accounts=(account,),
         models=models,
         routes=routes,
-        coordinator=replace(spec, **coordinator),  # type: ignore[arg-type]  names are checked by replace
+        coordinator=replace(spec, **coordinator),  # type: ignore[arg-type]
         data_dir="data",
     )
 
