@@ -94,7 +94,7 @@ def test_remaining_caps_our_level_without_any_earlier_answer() -> None:
 
 
 def test_answers_that_come_out_of_order_are_no_foreign_use() -> None:
-    """A reading from before a reset, arriving after one from after it, must not look like hundreds of stolen requests."""
+    """A reading from before a reset that arrives late must not look like hundreds of stolen requests."""
     limiter = Limiter(LimitSpec(rpm=600, window="sliding"), 0)
     for name in ("early", "late"):
         assert isinstance(limiter.reserve(name, CALL, 0), Reservation)
