@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 
@@ -17,7 +18,7 @@ from app.simulator.exchange import HttpAnswer
 
 TRANSPORT = "transport"
 BODY_BYTES_MAX = 64 * 1024 * 1024
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_RESET_ON_CLOSE = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 """SO_LINGER with no time to linger: closing sends RST instead of FIN."""
 
 
@@ -103,8 +104,8 @@ class Connection:
 
     async def drop(self, *, reset: bool = False) -> None:
         """Close the connection in the middle of the exchange; ``reset`` sends RST and discards what is unsent."""
-        transport = self._scope.get("state", {}).get(TRANSPORT)
-        if not isinstance(transport, asyncio.Transport):
+        transport: asyncio.Transport | None = self._scope.get("state", {}).get(TRANSPORT)
+        if transport is None:
             raise ConnectionAbortedError("dropped on purpose")
         if reset:
             link = transport.get_extra_info("socket")

@@ -170,7 +170,7 @@ class Delivery:
             case "error_event":
                 await self._connection.end(encoder.error())
             case "garbage_json":
-                await self._connection.end(b'data: {"choices": [{"delta": {"cont\n\n')
+                await self._connection.end(encoder.garbage())
             case "stall":
                 await self._connection.pause(self._seconds(None))
                 return False

@@ -237,6 +237,9 @@ class StreamEncoder(Protocol):
     def error(self) -> bytes:
         """Return an error in the middle of a stream."""
 
+    def garbage(self) -> bytes:
+        """Return something in the middle of a stream that does not parse."""
+
     def keep_alive(self) -> bytes:
         """Return what is sent while the answer is queued."""
 

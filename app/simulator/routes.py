@@ -13,12 +13,15 @@ from app.simulator.connection import BodyTooLarge, ClientGone, Connection
 from app.simulator.embeddings import GeminiEmbeddings, OpenAIEmbeddings, check_inputs
 from app.simulator.engine import Call, Engine, Render
 from app.simulator.exchange import ChatRequest, HttpAnswer, HttpRequest, Refusal, Wire, json_body
+from app.simulator.json_reading import JsonObject
 from app.simulator.wire_anthropic import AnthropicWire, count
 from app.simulator.wire_gemini import GeminiWire
 from app.simulator.wire_openai import OpenAIWire
 
 OPENAI_BASES = ("/v1", "", "/compatible-mode/v1", "/v1beta/openai")
 ANTHROPIC_BASES = ("/v1", "/anthropic/v1")
+GEMINI_VERSIONS = ("/v1beta", "/v1")
+"""Newer releases of the SDK ask ``/v1``."""
 NAMELESS_MODEL = "simulated-model"
 """Listed where the configuration accepts any name."""
 
@@ -33,10 +36,10 @@ def provider_routes(engine: Engine) -> list[BaseRoute]:
     for base in ANTHROPIC_BASES:
         routes.append(Route(f"{base}/messages", ChatEndpoint(engine, anthropic), methods=["POST"]))
         routes.append(Route(f"{base}/messages/count_tokens", AnthropicCount(engine, anthropic), methods=["POST"]))
-    routes.append(Route("/v1beta/models/{target:path}", GeminiEndpoint(engine, gemini), methods=["POST"]))
-    for base in OPENAI_BASES:
-        routes.append(Route(f"{base}/models", OpenAIModels(engine, openai), methods=["GET"]))
-    routes.append(Route("/v1beta/models", GeminiModels(engine, gemini), methods=["GET"]))
+    for version in GEMINI_VERSIONS:
+        routes.append(Route(f"{version}/models/{{target:path}}", GeminiEndpoint(engine, gemini), methods=["POST"]))
+    for path in (*(f"{base}/models" for base in OPENAI_BASES), "/v1beta/models"):
+        routes.append(Route(path, Models(engine, openai, gemini_path=path == "/v1beta/models"), methods=["GET"]))
     return routes
 
 
@@ -137,47 +140,50 @@ class AnthropicCount(Endpoint):
         await connection.answer(HttpAnswer(status=200, body=count(request)))
 
 
-class OpenAIModels(Endpoint):
-    """The list of models, in OpenAI's shape or, for a client that sends its version header, Anthropic's."""
+class Models(Endpoint):
+    """The list of models. ``/v1/models`` exists at every provider; the client's headers tell which one it asks."""
+
+    def __init__(self, engine: Engine, wire: Wire, *, gemini_path: bool) -> None:
+        super().__init__(engine, wire)
+        self._gemini_path = gemini_path
 
     async def answer(self, http: HttpRequest, connection: Connection) -> None:
         """List the models."""
-        wire: Wire = AnthropicWire() if "anthropic-version" in http.headers else self.wire
-        self.engine.authenticate(wire, http)
+        wire: Wire = self.wire
+        if self._gemini_path or "x-goog-api-key" in http.headers:
+            wire = GeminiWire()
+        elif "anthropic-version" in http.headers:
+            wire = AnthropicWire()
+        try:
+            self.engine.authenticate(wire, http)
+        except Refusal as refusal:
+            await connection.answer(wire.error(refusal, model=None, number=0, as_array=False))
+            return
         names = [name for name in self.engine.config.models or [NAMELESS_MODEL] if self.engine.serves(name, wire)]
-        listed: list[JsonValue]
-        if wire.format == "anthropic":
-            created = "2026-01-01T00:00:00Z"
-            listed = [{"type": "model", "id": name, "display_name": name, "created_at": created} for name in names]
-            ends: dict[str, JsonValue] = {
-                "first_id": names[0] if names else None,
-                "last_id": names[-1] if names else None,
-            }
-            body: JsonValue = {"data": listed, "has_more": False, **ends}
-        else:
-            listed = [{"id": name, "object": "model", "created": 0, "owned_by": "simulator"} for name in names]
-            body = {"object": "list", "data": listed}
+        body = {"openai": _openai_models, "anthropic": _anthropic_models, "gemini": _gemini_models}[wire.format](names)
         await connection.answer(HttpAnswer(status=200, body=orjson.dumps(body)))
 
 
-class GeminiModels(Endpoint):
-    """The list of models in Gemini's shape."""
+def _openai_models(names: list[str]) -> JsonObject:
+    listed: list[JsonValue] = [{"id": name, "object": "model", "created": 0, "owned_by": "simulator"} for name in names]
+    return {"object": "list", "data": listed}
 
-    async def answer(self, http: HttpRequest, connection: Connection) -> None:
-        """List the models."""
-        self.engine.authenticate(self.wire, http)
-        config = self.engine.config
-        verbs: JsonValue = ["generateContent", "countTokens", "embedContent"]
-        listed: list[JsonValue] = []
-        for name in config.models or [NAMELESS_MODEL]:
-            if not self.engine.serves(name, self.wire):
-                continue
-            told: dict[str, JsonValue] = {"name": f"models/{name}", "displayName": name}
-            own = config.models.get(name)
-            if own is not None and own.context_tokens is not None:
-                told["inputTokenLimit"] = own.context_tokens
-            listed.append({**told, "supportedGenerationMethods": verbs})
-        await connection.answer(HttpAnswer(status=200, body=orjson.dumps({"models": listed})))
+
+def _anthropic_models(names: list[str]) -> JsonObject:
+    created = "2026-01-01T00:00:00Z"
+    listed: list[JsonValue] = [
+        {"type": "model", "id": name, "display_name": name, "created_at": created} for name in names
+    ]
+    ends: JsonObject = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
+    return {"data": listed, "has_more": False, **ends}
+
+
+def _gemini_models(names: list[str]) -> JsonObject:
+    verbs: list[JsonValue] = ["generateContent", "countTokens", "embedContent"]
+    listed: list[JsonValue] = [
+        {"name": f"models/{name}", "displayName": name, "supportedGenerationMethods": verbs} for name in names
+    ]
+    return {"models": listed}
 
 
 def _unwrapped(http: HttpRequest) -> HttpRequest:

@@ -44,6 +44,8 @@ class _Maker:
         self._chance = chance
 
     def make(self, given: JsonObject, depth: int) -> JsonValue:
+        if depth > 4 * DEPTH_MAX:
+            return None  # A schema that requires itself has no instance.
         schema = self._resolved(given, depth)
         if "const" in schema:
             return schema["const"]

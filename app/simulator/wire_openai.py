@@ -203,6 +203,10 @@ class _Chunks:
         message = "The server had an error while processing your request. Sorry about that!"
         return sse({"error": {"message": message, "type": "server_error", "param": None, "code": None}})
 
+    def garbage(self) -> bytes:
+        """Return a chunk that is no JSON."""
+        return b'data: {"choices": [{"delta": {"cont\n\n'
+
     def keep_alive(self) -> bytes:
         """Return a comment."""
         return b": keep-alive\n\n"
