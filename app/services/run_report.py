@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 from app.domain.accounts import Orchestra
 from app.domain.chat import Json
@@ -23,6 +23,7 @@ from app.domain.run import (
     TaskResult,
     TaskState,
 )
+from app.domain.run_bound import RealisedCall, realised_bound
 from app.services.run_caller import CallSpan, RunCaller
 from app.services.task_flow import Played
 
@@ -85,7 +86,7 @@ def _assumptions(record: RunRecord, plan: Plan | None) -> tuple[str, ...]:
     return record.assumptions + tuple(text for text in planned if text not in record.assumptions)
 
 
-_REPORTED = {
+_REPORTED: dict[TaskState, Literal["completed", "failed", "skipped"]] = {
     TaskState.COMPLETED: "completed",
     TaskState.FAILED: "failed",
     TaskState.SKIPPED: "skipped",
@@ -108,7 +109,7 @@ def _task_reports(seen: Seen) -> tuple[TaskReport, ...]:
                 task_type=task.task_type,
                 depends_on=task.dependency_ids,
                 # Whatever had not ended when the run did was stopped with it.
-                status=_REPORTED.get(record.state, "cancelled"),  # type: ignore[arg-type]  values are the literals
+                status=_REPORTED.get(record.state, "cancelled"),
                 account=record.account,
                 model=record.model,
                 attempts=record.attempts,
@@ -127,3 +128,25 @@ def _results(seen: Seen) -> dict[str, TaskResult]:
         for name, played in seen.played.items()
         if played.record.output is not None and played.record.state is TaskState.COMPLETED
     }
+
+
+def _schedule(seen: Seen, spans: Sequence[CallSpan], orchestra: Orchestra) -> ScheduleReport | None:
+    calls = [
+        RealisedCall(
+            call_id=span.call.call_id,
+            task_id=span.call.task_id,
+            models=span.call.models,
+            started_s=span.answer.started_at_s,
+            finished_s=span.answer.finished_at_s,
+            input_tokens=span.answer.usage.input_tokens,
+            output_tokens=span.answer.usage.output_tokens,
+        )
+        for span in spans
+        if span.call.task_id is not None
+    ]
+    if not calls or seen.plan is None:
+        return None
+    dependencies = {task.id: task.dependency_ids for task in seen.plan.tasks}
+    bound = realised_bound(calls, dependencies, orchestra)
+    makespan_s = max(call.finished_s for call in calls) - min(call.started_s for call in calls)
+    return ScheduleReport(makespan_s=round(makespan_s, 6), lower_bound_s=round(bound.seconds, 6), binding=bound.binding)
