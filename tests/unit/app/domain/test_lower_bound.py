@@ -110,7 +110,11 @@ def _random_case(seed: int) -> tuple[list[BoundTask], list[BoundPool]]:
         eligible = chance.sample(pools, chance.randint(1, len(pools)))
         tokens = chance.uniform(10, 400)
         options = tuple(
-            BoundOption(pool=pool.id, duration_s=chance.uniform(0.5, 6.0), charges=(("tokens", tokens),))
+            BoundOption(
+                pool=pool.id,
+                duration_s=chance.uniform(0.5, 6.0),
+                charges=(("tokens", tokens * chance.choice([1.0, 1.0, 0.4, 2.5])),),
+            )
             for pool in eligible
         )
         needs = tuple(f"t{other}" for other in range(number) if chance.random() < 0.3)
