@@ -1,0 +1,86 @@
+"""What an adapter of a provider offers, whichever provider it is (requirement B2).
+
+Account actors speak to this protocol and to nothing else of this package but ``registry``. An adapter translates,
+makes exactly one upstream attempt a call, and reports; it never retries, queues or chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.domain.accounts import ModelInfo
+from app.domain.chat import ChatDelta, ChatRequest, ChatResult
+from app.domain.errors import UpstreamKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthReport:
+    """What a cheap look at the provider found."""
+
+    ok: bool
+    message: str
+    """One sentence for an operator."""
+    kind: UpstreamKind | None = None
+    """How it failed; DEAD_KEY needs a person. None where ``ok``, or where the configuration is at fault."""
+    latency_s: float = 0.0
+    models: tuple[str, ...] = ()
+    """The provider's own names of the models that this key may use; empty where it does not say."""
+    models_missing: tuple[str, ...] = ()
+    """Upstream names that the configuration gives and the provider's complete list does not hold."""
+
+
+class ProviderAdapter(Protocol):
+    """One account at one provider.
+
+    Belongs to one event loop. ``ChatRequest.model`` is the upstream's name.
+    """
+
+    async def chat_completion(self, request: ChatRequest, *, timeout_s: float) -> ChatResult:
+        """Return the complete answer of one non-streamed upstream request.
+
+        Args:
+            request: What to ask; ``request.stream`` is ignored.
+            timeout_s: Seconds until the last byte, connecting included. Positive.
+
+        Raises:
+            RequestError: a field cannot be translated for this provider (``param`` names it); nothing was sent.
+            UpstreamError: the provider failed.
+
+        Cancelling the awaiting task closes the upstream connection.
+        """
+
+    def chat_completion_stream(
+        self, request: ChatRequest, *, timeout_s: float, idle_timeout_s: float
+    ) -> AsyncGenerator[ChatDelta, None]:
+        """Stream the answer of one upstream request; the last delta carries ``finish_reason`` and ``usage``.
+
+        Args:
+            request: What to ask; ``request.stream`` is ignored.
+            timeout_s: Seconds until the last byte. Positive.
+            idle_timeout_s: Seconds without a data event after which the answer counts as stuck; keep-alive comments do
+                not count as data, nor does the time that the consumer takes. Positive.
+
+        Raises:
+            RequestError: as above, at the first step.
+            UpstreamError: the provider failed, before or after the first delta.
+
+        Close the generator (``contextlib.aclosing``) when leaving early: that closes the upstream connection.
+        """
+
+    def calculate_tokens(self, request: ChatRequest) -> int:
+        """Return the estimated input tokens of ``request``; by characters, no tokenizer is downloaded."""
+
+    def get_model_info(self, model: str) -> ModelInfo:
+        """Return what is known of ``model``, given by its public or its upstream name.
+
+        Raises:
+            NotFoundError: this account does not serve it.
+        """
+
+    async def health_check(self) -> HealthReport:
+        """Look at the provider in the cheapest way it offers; never raises for its failures, never buys tokens."""
+
+    async def aclose(self) -> None:
+        """Refuse new calls, let running ones end (at most the account's timeout), free what is held. Idempotent."""
