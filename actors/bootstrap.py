@@ -101,7 +101,7 @@ async def end(*, namespace: str = NAMESPACE, timeout_s: float = END_TIMEOUT_S) -
 
 def _create(actor: type[Any], name: str, namespace: str, *arguments: object) -> None:
     try:
-        ray.remote(actor).options(  # type: ignore[call-overload]
+        ray.remote(actor).options(
             name=name,
             namespace=namespace,
             lifetime="detached",

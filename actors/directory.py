@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import os
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -131,12 +130,12 @@ class Directory:
 
     async def apply_mapping(self, document: Mapping[str, Any]) -> ReloadReport:
         """Apply a configuration given as plain data (Serve's ``user_config``)."""
-        return await self.apply(settings.load_mapping(document, source="user_config", environ=os.environ))
+        return await self.apply(settings.load_mapping(document, source="user_config"))
 
     async def reload(self) -> ReloadReport:
         """Read the configuration file (or the environment) again; a wrong one raises and changes nothing."""
         self._file_seen = self._file_mark()
-        return await self.apply(await asyncio.to_thread(settings.load, self._config_path, environ=os.environ))
+        return await self.apply(await asyncio.to_thread(settings.load, self._config_path))
 
     async def watch(self, version: int, wait_s: float) -> Snapshot:
         """Return the snapshot, waiting up to ``wait_s`` seconds for one newer than ``version``."""

@@ -7,9 +7,9 @@ from typing import Protocol
 
 from app.domain.accounts import Orchestra
 from app.domain.calls import Admission, CallAnswer, CallOrder, CallOutcome, ModelCall
+from app.domain.load import LoadRow
 from app.domain.plan import Plan
 from app.domain.run import CallRecord, RunEvent, RunRecord, RunRequest, TaskRecord
-from app.domain.load import LoadRow
 from app.domain.views import AccountView, LiveCheck, ReloadReport
 
 

@@ -7,10 +7,11 @@ role's fallback. Every rung leaves a note. Called by the roles, one file each be
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from app.domain.accounts import ModelInfo, Orchestra, StructuredOutput, Tier
 from app.domain.calls import CallAnswer, ModelCall, Purpose
@@ -65,6 +66,8 @@ class Ask:
     """Tells calls of one purpose and attempt apart, in their ids."""
     creative: bool = False
     """Prose rather than JSON or verdicts: decides the sampling."""
+    json_object: bool = False
+    """Hold prose to being some JSON object, where no schema is known."""
     seed: int | None = None
     avoid_accounts: tuple[str, ...] = ()
 
@@ -121,7 +124,7 @@ def model_call(means: Means, context: RunContext, ask: Ask, wanted: OutputSchema
     """Return the call that puts ``ask``, with the answer held to ``wanted`` as far as its first model can."""
     model = means.model(ask.models[0])
     messages = ask.prompt.messages
-    output: OutputSchema | Literal["json_object"] | None = wanted
+    output: OutputSchema | Literal["json_object"] | None = wanted or ("json_object" if ask.json_object else None)
     if wanted is not None and model.structured is not StructuredOutput.SCHEMA:
         # The word json and the schema must then stand in the prompt itself.
         messages = _with_schema(messages, wanted.schema)
@@ -192,6 +195,16 @@ async def ask_structured(means: Means, context: RunContext, ask: Ask, wanted: Wa
         return mended
     notes.append(f"the {ask.purpose} answer could not be used; code's fallback took its place")
     return Structured(value=wanted.fallback(), produced_by="fallback", answers=tuple(told.answers), notes=tuple(notes))
+
+
+async def all_or_none(works: Sequence[Coroutine[Any, Any, Value]]) -> list[Value]:
+    """Return the results of ``works``, done at once; the first failure cancels the others and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 def _judged(told: Told, wanted: Wanted[Value]) -> tuple[Reading, Sequence[Problem], Structured[Value] | None]:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from app.domain.accounts import Orchestra
 from app.domain.calls import CallAnswer, ModelCall
@@ -101,7 +101,7 @@ class Conductor:
         """Return seconds since the run was accepted."""
         return self._tools.clock.monotonic_ns() / 1e9 - self._zero_s
 
-    def emit(self, kind: str, task_id: str | None = None, attempt: int | None = None, **payload: Json) -> None:
+    def emit(self, kind: str, /, task_id: str | None = None, attempt: int | None = None, **payload: Json) -> None:
         """Add a progress line."""
         self.log.emit(kind, task_id, attempt, **payload)
 
@@ -211,7 +211,7 @@ class Conductor:
         self._plan = plan = planned.plan
         self._context = self._context.with_plan(plan, self._tools.orchestra)
         self._set(plan=plan)
-        self.emit("plan.ready", **planned.to_json())
+        self.emit("plan.ready", None, None, **planned.to_json())
         await self.log.commit(lambda lines: self._tools.journal.record_plan(self.record.run_id, plan, lines))
         return plan
 
@@ -320,8 +320,8 @@ class Conductor:
     async def _update_run(self, lines: Sequence[RunEvent]) -> None:
         await self._tools.journal.update_run(self.record, lines)
 
-    def _set(self, **changes: object) -> None:
-        self.record = replace(self.record, updated_s=self._tools.clock.wall_s(), **changes)  # type: ignore[arg-type]
+    def _set(self, **changes: Any) -> None:
+        self.record = replace(self.record, updated_s=self._tools.clock.wall_s(), **changes)
 
     def _played_tasks(self) -> dict[str, Played]:
         return self._flow.played if self._flow else {}
@@ -351,7 +351,9 @@ class Conductor:
         return max(0.0, timeout_s - self.now_s())
 
     def _late(self) -> DeadlineError:
-        return DeadlineError(f"the run's {self.record.request.timeout_s or RUN_TIMEOUT_S:g} s were over before it ended")
+        return DeadlineError(
+            f"the run's {self.record.request.timeout_s or RUN_TIMEOUT_S:g} s were over before it ended"
+        )
 
 
 def _sum(usages: Iterable[Usage]) -> Usage:

@@ -30,8 +30,27 @@ def worker_models(orchestra: Orchestra, task: PlannedTask) -> tuple[str, ...]:
 
 
 def stage_models(orchestra: Orchestra, preferred: str) -> tuple[str, ...]:
-    """Return ``preferred``, then the coordinator's model, which must be able to do everything."""
-    return tuple(dict.fromkeys((preferred, orchestra.coordinator.model)))
+    """Return ``preferred``, then the coordinator's model, which must be able to do everything.
+
+    The embedded model stands in for no larger one, and none of its size is asked while the coordinator is larger.
+    """
+    coordinator = orchestra.coordinator.model
+    if orchestra.model(preferred).tier is Tier.TINY or orchestra.model(coordinator).tier is Tier.TINY:
+        return (coordinator,) if orchestra.model(preferred).tier is Tier.TINY else (preferred,)
+    return tuple(dict.fromkeys((preferred, coordinator)))
+
+
+def redo_models(orchestra: Orchestra, models: tuple[str, ...], attempt: int) -> tuple[str, ...]:
+    """Return ``models`` in the order for that attempt: from the third on another or a stronger family first."""
+    if attempt < 3 or len(models) < 2:
+        return models
+    first = orchestra.model(models[0])
+
+    def changed(name: str) -> tuple[bool, int]:
+        model = orchestra.model(name)
+        return model.family == first.family, -_ORDER[model.tier]
+
+    return tuple(sorted(models, key=changed))
 
 
 def transcriber(orchestra: Orchestra) -> ModelInfo:

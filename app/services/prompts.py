@@ -15,6 +15,7 @@ from importlib.resources import files
 
 from app.domain.accounts import ModelInfo, Tier
 from app.domain.chat import Message, Role
+from app.domain.estimate import text_tokens
 
 _NAME = re.compile(r"(?P<role>[a-z_]+)\.(?P<tier>standard|tiny)\.v(?P<version>\d+)\.md")
 _PART = re.compile(r"^--- (system|user|assistant)\s*$", re.MULTILINE)
@@ -128,3 +129,18 @@ def shortened(text: str, chars_max: int) -> str:
     tail = max(0, chars_max - head)
     left_out = len(text) - head - tail
     return f"{text[:head]}\n[… {left_out} characters left out …]\n{text[len(text) - tail :] if tail else ''}"
+
+
+def fitted(texts: Mapping[str, str], tokens_max: int) -> dict[str, str]:
+    """Return ``texts`` so that together they take about ``tokens_max`` tokens; the longest are shortened first."""
+    sizes = {name: text_tokens(text) for name, text in texts.items()}
+    left, allowance = tokens_max, dict(sizes)
+    if sum(sizes.values()) > tokens_max:
+        for place, name in enumerate(sorted(sizes, key=lambda each: sizes[each])):
+            # What the short ones do not need is shared by the long ones.
+            allowance[name] = min(sizes[name], max(1, left // (len(sizes) - place)))
+            left -= allowance[name]
+    return {
+        name: text if allowance[name] >= sizes[name] else shortened(text, len(text) * allowance[name] // sizes[name])
+        for name, text in texts.items()
+    }

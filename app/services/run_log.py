@@ -42,7 +42,7 @@ class RunLog:
         self._writing = asyncio.Lock()
         self._flusher: asyncio.Task[None] | None = None
 
-    def emit(self, kind: str, task_id: str | None = None, attempt: int | None = None, **payload: Json) -> None:
+    def emit(self, kind: str, /, task_id: str | None = None, attempt: int | None = None, **payload: Json) -> None:
         """Add a line; it is on disk within ``FLUSH_S``, or with the next ``commit``."""
         self._pending.append(
             RunEvent(

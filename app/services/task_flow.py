@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from app.domain.calls import CallAnswer
 from app.domain.chat import Json, Usage
@@ -25,7 +25,7 @@ from app.services.work import Worker
 class TaskBook(Protocol):
     """What a flow needs of its run: its log, its journal and its sums."""
 
-    def emit(self, kind: str, task_id: str | None = None, attempt: int | None = None, **payload: Json) -> None:
+    def emit(self, kind: str, /, task_id: str | None = None, attempt: int | None = None, **payload: Json) -> None:
         """Add a progress line."""
 
     async def save(self, task: TaskRecord) -> None:
@@ -193,9 +193,9 @@ class TaskFlow:
         )
         self._book.emit("task.judging", task.id, attempt)
 
-    def _update(self, task: PlannedTask, **changes: object) -> None:
+    def _update(self, task: PlannedTask, **changes: Any) -> None:
         played = self.played[task.id]
-        played.record = replace(played.record, **changes)  # type: ignore[arg-type]  field names are checked by replace
+        played.record = replace(played.record, **changes)
 
     async def _end(self, task: PlannedTask, state: TaskState, *, error: str | None = None) -> None:
         usage, cost_usd = self._book.spent(task.id)

@@ -19,7 +19,12 @@ VALUES_MAX = 100_000
 """More values than any configuration has; stops aliases that multiply."""
 _TAG = "tag:yaml.org,2002:"
 _PLAIN_INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
-_STRAY_TAB = "found character '\\t' that cannot start any token"
+_SYNTAX_REMEDIES = {
+    "found character '\\t' that cannot start any token": "indent with spaces, not tabs",
+    "expected ',' or '}', but got '{'": 'inside { } put references into quotes: "${NAME}"',
+    "expected ',' or ']', but got '{'": 'inside [ ] put references into quotes: "${NAME}"',
+    "mapping values are not allowed here": "put text that holds a colon into quotes, and check the indentation",
+}
 
 
 @dataclass(slots=True)
@@ -65,7 +70,7 @@ def parse_yaml(text: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = str(error.problem or error.context or "not valid YAML")
-        remedy = "indent with spaces, not tabs" if what == _STRAY_TAB else "correct the YAML at or just above this line"
+        remedy = _SYNTAX_REMEDIES.get(what, "correct the YAML at or just above this line")
         document.report((), f"not valid YAML: {hide_keys(what)}", remedy, line=mark.line + 1 if mark else None)
         return document
     except yaml.reader.ReaderError as error:

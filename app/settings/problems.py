@@ -106,7 +106,8 @@ def shown(value: Json, path: FieldPath = ()) -> str:
 def hide_keys(text: str) -> str:
     """Return ``text`` with everything that looks like a provider's key, or a password in an address, left out."""
     without_login = re.sub(r"//[^/@\s]+@", "//(hidden)@", text)
-    return _KEY_LIKE.sub("(hidden)", without_login)
+    without_query = re.sub(r"([?&][^=&\s]*=)[^&\s]+", r"\1(hidden)", without_login)
+    return _KEY_LIKE.sub("(hidden)", without_query)
 
 
 def meant(word: str, known: Iterable[str]) -> str | None:

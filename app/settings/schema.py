@@ -126,7 +126,7 @@ class AccountSection(Section):
     )
     models: tuple[ServedModel, ...] = _setting(
         ...,
-        "What the account may serve: names, or aliases `{name: upstream}`. Accounts that serve one name share its work.",
+        "What it may serve: names, or aliases `{name: upstream}`. Accounts that serve one name share its work.",
         kind="list, not empty",
         example="[gpt-5-mini, {fast: gpt-5.4-nano}]",
     )

@@ -42,11 +42,12 @@ def validate_fields(document: Document, data: dict[str, Json], failed: set[Field
             # A dict's key is at fault where pydantic says so; the field is the mapping's entry.
             path = tuple(part for part in item["loc"] if part != "[key]")
             if path not in failed:
-                _report(document, path, item["type"], item.get("ctx", {}))
+                of_key = path != item["loc"]
+                _report(document, path, item["type"], item.get("ctx", {}), of_key=of_key)
         return None
 
 
-def _report(document: Document, path: FieldPath, kind: str, context: dict[str, Any]) -> None:
+def _report(document: Document, path: FieldPath, kind: str, context: dict[str, Any], *, of_key: bool) -> None:
     found = document.get(path)
     match kind:
         case "extra_forbidden":
@@ -55,7 +56,8 @@ def _report(document: Document, path: FieldPath, kind: str, context: dict[str, A
             section = section_at(path[:-1])
             document.report(path, "missing", _how_to_write(section, str(path[-1])))
         case "tutti":
-            document.report(path, f"{context['message']}, found {shown(found, path)}", context["remedy"])
+            found_words = "" if of_key else f", found {shown(found, path)}"
+            document.report(path, f"{context['message']}{found_words}", context["remedy"])
         case "enum" | "literal_error":
             section = section_at(path[:-1])
             words = _allowed(section, str(path[-1]))
