@@ -13,8 +13,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import assert_never
 
 from app.domain.chat import Json
-from app.domain.language import normalised, sentences, words_of
-from app.domain.plan import Criterion, CriterionVerdict
+from app.domain.language import language_problem, names_a_language, normalised, sentences, words_of
+from app.domain.plan import Criterion, CriterionVerdict, PlannedTask
 from app.domain.planning.schema import array_of, closed_object, one_of
 from app.domain.safe_regex import TEXT_CHARS_MAX, compile_safe
 from app.domain.structured import is_blank
@@ -29,6 +29,8 @@ CANNOT_TELL_COST = 0.25
 """Share of a score that is lost where the judge could tell nothing at all."""
 VERDICTS = ("met", "not_met", "cannot_tell")
 NO_SENTENCE = "none"
+LANGUAGE_CRITERION = Criterion(id="language", statement="It is in the language of the request.", must=False)
+"""Joins a task's criteria where it is not met: the worker has then already tried twice."""
 
 _FENCE = re.compile(r"\A\s*```[\w+-]*[ \t]*\n(.*?)\n?```\s*\Z", re.DOTALL)
 _LIST_ITEM = re.compile(r"^[ \t]*(?:[-*•–]|\d{1,3}[.)、]|[(\uff08]\d{1,3}[)\uff09])[ \t]*\S", re.MULTILINE)
@@ -71,6 +73,25 @@ def blocked_reason(artifact: str) -> str | None:
     """Return why the worker could not do its task, where it said so; an empty reason is one."""
     first = artifact.strip().splitlines()[0] if artifact.strip() else ""
     return first[len(BLOCKED) :].strip() if first.startswith(BLOCKED) else None
+
+
+def language_objection(task: PlannedTask, artifact: str, *, request: str, language: str) -> str | None:
+    """Say that ``artifact`` is not in the language of the request, or return None.
+
+    Code, JSON, translations and whatever is about languages may be in any.
+    """
+    if task.expected_output.format in ("json", "code") or task.task_type in ("translation", "code_generation"):
+        return None
+    if blocked_reason(artifact) is not None or names_a_language(request, task.instruction):
+        return None
+    return language_problem(artifact, language)
+
+
+def language_verdict(objection: str) -> CriterionVerdict:
+    """Return the verdict that shows a wrong language; no criterion asked for it, so it fails nothing by itself."""
+    return CriterionVerdict(
+        criterion_id=LANGUAGE_CRITERION.id, verdict="not_met", evidence=objection, fix_hint="write all of it anew"
+    )
 
 
 def find_quote(quote: str, text: str) -> bool:

@@ -127,10 +127,11 @@ def merge_schema() -> dict[str, Json]:
 def pickable(artifact: str) -> list[str]:
     """Return the whole sentences of a result that the embedded model may pick; short and cut ones are left out."""
     found = []
-    for sentence in sentences(artifact):
+    for listed in sentences(artifact):
+        sentence = re.sub(r"^(?:[-*•–]|\d{1,3}[.)、])\s*", "", listed)
         words = words_of(sentence)
         announces = sentence.rstrip().endswith((":", ":"))
-        if SENTENCE_WORDS_MIN <= len(words) <= SENTENCE_WORDS_MAX and not announces and '"' not in sentence:
+        if SENTENCE_WORDS_MIN <= len(words) <= SENTENCE_WORDS_MAX and not announces and _plain(sentence):
             found.append(sentence)
     return list(dict.fromkeys(found))[:SENTENCES_MAX]
 
@@ -162,6 +163,11 @@ def answer_of_picks(picks: Mapping[str, Sequence[str]]) -> str:
         joint = "" if any(re.search(r"[\u3040-\u30ff\u3400-\u9fff]", sentence) for sentence in fresh) else " "
         paragraphs.append(f"{joint.join(fresh)} [{name}]")
     return "\n\n".join(paragraphs)
+
+
+def _plain(sentence: str) -> bool:
+    """Tell whether a grammar can hold the sentence: no quotes, escapes or broken characters."""
+    return sentence.isprintable() and not re.search(r'["\\\ufffd]', sentence)
 
 
 def _numbers(text: str) -> list[str]:

@@ -34,6 +34,8 @@ TINY_SENTENCES = 3
 PROMPT_TOKENS = 1_500
 REQUEST_CHARS_MAX = 10_000
 SCORE_MAX = 10
+TINY_SCORES = {"good": 0.9, "weak": 0.5, "bad": 0.1}
+"""The embedded model only says a word: asked for numbers too, it contradicts itself."""
 TINY_NOTE = "scores by the embedded model are not reliable: measured, they do not tell good work from bad"
 
 Judgements = Mapping[str, Judgement]
@@ -233,9 +235,8 @@ def _tiny_wanted(job: _Job, shown: Mapping[str, Sequence[str]]) -> Wanted[tuple[
         {
             task.id: closed_object(
                 {
-                    "evidence": one_of([*(f"s{number + 1}" for number in range(len(shown[task.id]))), NO_SENTENCE]),
-                    "score": {"type": "integer", "minimum": 0, "maximum": SCORE_MAX},
-                    "verdict": one_of(("good", "weak", "bad")),
+                    "evidence": one_of([f"s{number + 1}" for number in range(len(shown[task.id]))] or [NO_SENTENCE]),
+                    "verdict": one_of(tuple(TINY_SCORES)),
                 }
             )
             for task in job.tasks
@@ -249,11 +250,10 @@ def _tiny_wanted(job: _Job, shown: Mapping[str, Sequence[str]]) -> Wanted[tuple[
             given = fields[task.id]
             pointer = str(given["evidence"])
             sentence = "" if pointer == NO_SENTENCE else shown[task.id][int(pointer[1:]) - 1]
-            score = int(cast("int", given["score"])) / SCORE_MAX
             found.append(
                 TaskEvaluation(
                     task_id=task.id,
-                    score=lowered(score, _verdicts(task, job)),
+                    score=lowered(TINY_SCORES[str(given["verdict"])], _verdicts(task, job)),
                     verdict=f"{given['verdict']} (by the embedded model: not reliable)",
                     evidence=sentence,
                 )

@@ -16,11 +16,14 @@ from app.domain.calls import CallAnswer
 from app.domain.chat import Json
 from app.domain.errors import CancelledError, GatewayError
 from app.domain.judging import (
+    LANGUAGE_CRITERION,
     advice,
     blocked_reason,
     check_by_code,
     feedback,
     judge_schema,
+    language_objection,
+    language_verdict,
     numbered_sentences,
     passed,
     tiny_judge_schema,
@@ -99,6 +102,9 @@ class Judge:
         else:
             opinion = _Opinion(verdicts={})
         verdicts = tuple(known.get(item.id) or opinion.verdicts[item.id] for item in criteria)
+        objection = language_objection(task, artifact, request=context.request, language=context.language)
+        if objection is not None:
+            criteria, verdicts = (*criteria, LANGUAGE_CRITERION), (*verdicts, language_verdict(objection))
         good = passed(criteria, verdicts) and reason is None
         judgement = Judgement(
             task_id=task.id, attempt=attempt, passed=good, verdicts=verdicts, produced_by=opinion.produced_by

@@ -14,14 +14,13 @@ from dataclasses import dataclass, replace
 from app.domain.accounts import ModelInfo, Orchestra, StructuredOutput, Tier
 from app.domain.calls import CallAnswer
 from app.domain.chat import Json
-from app.domain.estimate import text_tokens
 from app.domain.language import language_name, words_of
 from app.domain.plan import Plan, ProducedBy
 from app.domain.planning.estimate import PlanEstimate, estimate_plan
 from app.domain.planning.fallback import single_task_plan
 from app.domain.planning.hints import Hints, read_hints
 from app.domain.planning.schema import plan_of, plan_schema
-from app.domain.planning.tiny import grouped, tiny_plan, tiny_plan_schema
+from app.domain.planning.tiny import grouped, tiny_plan, tiny_plan_schema, tiny_tokens
 from app.domain.planning.validate import PlanLimits, validate
 from app.domain.ports import ModelCaller
 from app.domain.schema_check import Problem
@@ -197,8 +196,8 @@ class Planner:
             }
         )
         longest = _compact(_first_choices(hints))
-        room = text_tokens(longest) * 3 // 2 + TINY_TASK_TOKENS * len(hints.pieces)
-        asked = sum(text_tokens(message.text) for message in prompt.messages)
+        room = tiny_tokens(longest) + TINY_TASK_TOKENS * len(hints.pieces)
+        asked = sum(tiny_tokens(message.text) for message in prompt.messages)
         if room > TINY_PLAN_TOKENS_MAX or asked + room > model.context_tokens:
             why = "the request is too long for the embedded model to plan; code split it along its own parts"
             plan = replace(tiny_plan(None, hints), prompt_version=template.version, reason=why)
@@ -310,12 +309,11 @@ def _first_choices(hints: Hints) -> Json:
         "tasks": [
             {
                 "id": task.id,
-                "part": piece.text,
                 "instruction": task.instruction,
                 "depends_on": list(task.dependency_ids),
                 "criterion": task.criteria[-1].statement,
             }
-            for task, piece in zip(plan.tasks, hints.pieces, strict=True)
+            for task in plan.tasks
         ]
     }
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from app.domain.accounts import ModelInfo, Orchestra, StructuredOutput, Tier
 from app.domain.calls import CallAnswer
 from app.domain.errors import CancelledError, GatewayError
-from app.domain.judging import blocked_reason, numbered_sentences
-from app.domain.language import language_name, language_problem, names_a_language
+from app.domain.judging import language_objection, numbered_sentences
+from app.domain.language import language_name
 from app.domain.plan import ExpectedOutput, PlannedTask, ProducedBy
 from app.domain.ports import ModelCaller
 from app.domain.prose import json_text, loops, without_cut_end
@@ -217,12 +217,7 @@ def _tiny_values(job: _Job) -> dict[str, str]:
 def _problem(job: _Job, artifact: str) -> str | None:
     if job.model.tier is Tier.TINY and loops(artifact):
         return "the text goes round in circles"
-    task = job.task
-    if task.expected_output.format in ("json", "code") or task.task_type in ("translation", "code_generation"):
-        return None
-    if blocked_reason(artifact) is not None or names_a_language(job.context.request, task.instruction):
-        return None
-    return language_problem(artifact, job.context.language)
+    return language_objection(job.task, artifact, request=job.context.request, language=job.context.language)
 
 
 def _expected(expected: ExpectedOutput) -> str:
