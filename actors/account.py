@@ -21,17 +21,16 @@ from typing import Any, Protocol
 
 import orjson
 
-from actors.store import SavedLimiter
+from actors.handles import StoreHandle
 from app.domain.account_state import AccountBook, Ending
 from app.domain.accounts import AccountSpec, ModelInfo
 from app.domain.calls import Admission, CallOrder, CallOutcome
 from app.domain.chat import ChatRequest, ChatResult, Message, Role
 from app.domain.errors import GatewayError, InternalError, UpstreamError, UpstreamKind
-from app.domain.limiter_state import LimiterState
+from app.domain.limiter_state import LimiterState, SavedLimiter
 from app.domain.load import LoadRow
 from app.domain.views import AccountView, LiveCheck
 from app.providers.base import ProviderAdapter
-from app.providers.registry import create
 
 MAILBOX_OUTCOMES_MAX = 10_000
 """Outcomes kept for an owner that does not collect; beyond it the oldest are dropped: that owner is gone."""
@@ -67,7 +66,7 @@ class AccountHost:
     Not thread-safe: the actor's event loop is the lock.
     """
 
-    def __init__(self, host: str, store: LimiterStore, adapters: AdapterFactory = create) -> None:
+    def __init__(self, host: str, store: LimiterStore, adapters: AdapterFactory) -> None:
         self._host = host
         self._store = store
         self._make_adapter = adapters
@@ -303,6 +302,16 @@ class AccountHost:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
+
+
+class AccountActor(AccountHost):
+    """An account host with its Ray clients; built inside the actor because clients do not travel."""
+
+    def __init__(self, host: str, namespace: str) -> None:
+        # Here, not above: the directory names this class without needing the providers' libraries.
+        from app.providers.registry import create
+
+        super().__init__(host, StoreHandle(namespace), create)
 
 
 async def _sleep_until(start_ns: int) -> None:

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 from typing import Any
 
 import ray
 
-from actors.account import AccountHost
-from actors.coordinator import Coordinator
-from actors.directory import Directory
-from actors.handles import DeskHandle, DirectoryHandle, HostHandles, StoreHandle
-from actors.store import Store
+from actors.handles import DeskHandle, DirectoryHandle, StoreHandle
 from app.domain.accounts import Orchestra
 from app.domain.errors import GatewayError, InternalError
 
@@ -27,8 +24,16 @@ STORE = "store"
 DIRECTORY = "directory"
 COORDINATOR = "coordinator"
 
+# By address: a process that only names an actor must not pay for importing what it needs (half a second of CPU each).
+STORE_CLASS = "actors.store:Store"
+DIRECTORY_CLASS = "actors.directory:DirectoryActor"
+COORDINATOR_CLASS = "actors.coordinator:Coordinator"
+ACCOUNT_CLASS = "actors.account:AccountActor"
+
 CALLS_AT_ONCE = 1_000
 """Concurrent calls per actor: long polls of every way in, far below what one event loop bears."""
+START_TIMEOUT_S = 60.0
+"""An actor's process takes a second or two to start, on a busy machine many."""
 END_TIMEOUT_S = 20.0
 
 
@@ -40,29 +45,11 @@ class RayHostFactory:
 
     async def create(self, host: str) -> None:
         """Create the actor of that name, or find the living one."""
-        await asyncio.to_thread(_create, AccountActor, host, self._namespace, host, self._namespace)
+        await asyncio.to_thread(_create, ACCOUNT_CLASS, host, self._namespace, host, self._namespace)
 
     async def destroy(self, host: str) -> None:
         """End the actor for good; it was drained before."""
         await asyncio.to_thread(_kill, host, self._namespace)
-
-
-class AccountActor(AccountHost):
-    """An account host with its Ray clients; built inside the actor because clients do not travel."""
-
-    def __init__(self, host: str, namespace: str) -> None:
-        super().__init__(host, StoreHandle(namespace))
-
-
-class DirectoryActor(Directory):
-    """The directory with its Ray clients."""
-
-    def __init__(self, namespace: str) -> None:
-        super().__init__(HostHandles(namespace), RayHostFactory(namespace))
-
-
-class CoordinatorActor(Coordinator):
-    """The coordinator under the name that the Ray dashboard shows."""
 
 
 async def ensure(orchestra: Orchestra, *, namespace: str = NAMESPACE) -> DeskHandle:
@@ -75,11 +62,12 @@ async def ensure(orchestra: Orchestra, *, namespace: str = NAMESPACE) -> DeskHan
         InternalError: an actor did not come up.
     """
     await asyncio.gather(
-        asyncio.to_thread(_create, Store, STORE, namespace, orchestra.data_dir),
-        asyncio.to_thread(_create, DirectoryActor, DIRECTORY, namespace, namespace),
-        asyncio.to_thread(_create, CoordinatorActor, COORDINATOR, namespace, namespace),
+        asyncio.to_thread(_create, STORE_CLASS, STORE, namespace, orchestra.data_dir),
+        asyncio.to_thread(_create, DIRECTORY_CLASS, DIRECTORY, namespace, namespace),
+        asyncio.to_thread(_create, COORDINATOR_CLASS, COORDINATOR, namespace, namespace),
     )
-    await asyncio.gather(StoreHandle(namespace).ping(), DirectoryHandle(namespace).start(orchestra))
+    store, directory = StoreHandle(namespace), DirectoryHandle(namespace)
+    await asyncio.gather(store.ping(timeout_s=START_TIMEOUT_S), directory.start(orchestra))
     return DeskHandle(namespace)
 
 
@@ -99,7 +87,9 @@ async def end(*, namespace: str = NAMESPACE, timeout_s: float = END_TIMEOUT_S) -
     await asyncio.to_thread(_kill, STORE, namespace)
 
 
-def _create(actor: type[Any], name: str, namespace: str, *arguments: object) -> None:
+def _create(address: str, name: str, namespace: str, *arguments: object) -> None:
+    module, _, class_name = address.partition(":")
+    actor: type[Any] = getattr(importlib.import_module(module), class_name)
     try:
         ray.remote(actor).options(
             name=name,

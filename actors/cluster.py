@@ -35,6 +35,8 @@ def start_local(*, namespace: str) -> None:
     global _guard
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Ray warns when it is started outside the main thread; the starter handles its signals itself.
+    logging.getLogger("ray").setLevel(logging.ERROR)
     marker = uuid.uuid4().hex
     _guard = watchdog.start(marker)
     os.environ[watchdog.MARKER_NAME] = marker

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from actors.handles import HostHandles
 from app import settings
 from app.domain.accounts import AccountSpec, ModelInfo, Orchestra
 from app.domain.errors import ConfigurationError, GatewayError, InternalError
@@ -314,6 +315,16 @@ class Directory:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+class DirectoryActor(Directory):
+    """The directory with its Ray clients; built inside the actor because clients do not travel."""
+
+    def __init__(self, namespace: str) -> None:
+        # Here, not above: bootstrap names this module.
+        from actors.bootstrap import RayHostFactory
+
+        super().__init__(HostHandles(namespace), RayHostFactory(namespace))
 
 
 def assign_hosts(

@@ -16,6 +16,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 
 from app.domain.calls import Admission, CallOrder, CallOutcome
 from app.domain.errors import CancelledError, DeadlineError, GatewayError, InternalError
+from app.domain.limiter_state import SavedLimiter
 from app.domain.load import LoadRow
 from app.domain.plan import Plan
 from app.domain.run import CallRecord, RunEvent, RunRecord, RunRequest, TaskRecord
@@ -23,7 +24,6 @@ from app.domain.views import AccountView, LiveCheck, ReloadReport
 
 if TYPE_CHECKING:
     from actors.directory import Snapshot
-    from actors.store import SavedLimiter
     from app.domain.accounts import AccountSpec, ModelInfo, Orchestra
 
 Value = TypeVar("Value")
@@ -153,8 +153,8 @@ class StoreHandle:
     async def find_limiters(self, keys: Sequence[tuple[str, str]]) -> Sequence[SavedLimiter]:
         return cast("list[SavedLimiter]", await self._actor.ask("find_limiters", list(keys)))
 
-    async def ping(self) -> str:
-        return cast("str", await self._actor.ask("ping", timeout_s=5.0))
+    async def ping(self, *, timeout_s: float = 5.0) -> str:
+        return cast("str", await self._actor.ask("ping", timeout_s=timeout_s))
 
     async def close(self) -> None:
         await self._actor.ask("close")

@@ -11,7 +11,6 @@ repetition shows a progress line twice.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,24 +18,15 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
-from app.domain.errors import ConflictError
+from app.domain.limiter_state import SavedLimiter
 from app.domain.plan import Plan
 from app.domain.run import CallRecord, RunEvent, RunRecord, TaskRecord
 from app.storage import journal
+from app.storage.data_dir import hold_directory
 from app.storage.database import open_database
 from app.storage.writer import Writer
 
 EVENT_WAIT_MAX_S = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SavedLimiter:
-    """A limiter's state as JSON text; ``clean`` says that nothing was admitted after it was saved."""
-
-    scope: str
-    model: str
-    state: str
-    clean: bool
 
 
 class Store:
@@ -192,25 +182,3 @@ class _Opened:
     lock: int
     engine: Engine
     writer: Writer
-
-
-def hold_directory(directory: Path) -> int:
-    """Take the data directory's lock and return its file descriptor; the kernel frees it when the process ends.
-
-    Raises:
-        ConflictError: another process holds it; the message says which.
-    """
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-        os.close(descriptor)
-        raise ConflictError(
-            f"the data directory {str(directory)!r} is in use by {owner}",
-            param="data_dir",
-            remedy="talk to that server (`--server URL`), stop it, or name another data_dir in the configuration",
-        ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"Tutti store, pid {os.getpid()}\n".encode(), 0)
-    return descriptor

@@ -28,6 +28,7 @@ from app.domain.errors import GatewayError
 from app.domain.ports import Desk
 from app.http.app import build_app
 from app.ready_file import ReadyFile
+from app.storage.data_dir import require_free
 
 APPLICATION = "tutti"
 DRAIN_TIMEOUT_S = 20.0
@@ -84,13 +85,28 @@ def build(arguments: Mapping[str, Any]) -> Application:
 
 
 @contextlib.asynccontextmanager
-async def local_desk(orchestra: Orchestra, on_progress: Progress) -> AsyncIterator[Desk]:
-    """Start a private cluster with our actors, yield the desk, and end everything that was started."""
+async def local_desk(
+    orchestra: Orchestra, on_progress: Progress, also: Callable[[], Awaitable[None]] | None = None
+) -> AsyncIterator[Desk]:
+    """Start a private cluster with our actors, yield the desk, and end everything that was started.
+
+    Args:
+        orchestra: The configuration.
+        on_progress: Told what is being started.
+        also: Started on the cluster at the same time as the actors.
+
+    Raises:
+        ConflictError: another Tutti holds the data directory.
+    """
+    require_free(Path(orchestra.data_dir))
     on_progress("starting Ray on this machine")
     await asyncio.to_thread(cluster.start_local, namespace=bootstrap.NAMESPACE)
     try:
         on_progress(f"starting {len(orchestra.accounts)} account(s), store and conductor")
+        beside = asyncio.ensure_future(also()) if also is not None else None
         desk = await bootstrap.ensure(orchestra)
+        if beside is not None:
+            await beside
         on_progress("ready")
         yield desk
     finally:
@@ -107,9 +123,7 @@ async def serve_until_signal(orchestra: Orchestra, *, host: str, port: int, on_p
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    async with local_desk(orchestra, on_progress):
-        on_progress("starting the HTTP door")
-        await asyncio.to_thread(_start_http, host, port)
+    async with local_desk(orchestra, on_progress, also=lambda: asyncio.to_thread(_start_http, host, port)):
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         url = f"http://{host}:{port}"

@@ -1,7 +1,7 @@
 """What a call cost, from its usage and the model's price row.
 
-Deliberately simple until the books take over: list prices per million tokens, cached input at its own rate where the row
-has one. Unknown stays unknown: a missing price is None, never zero.
+Deliberately simple until the books take over: list prices per million tokens, cached input at its own rate where the
+row has one. Unknown stays unknown: a missing price is None, never zero.
 """
 
 from __future__ import annotations

@@ -89,3 +89,13 @@ class LimiterState:
             day_index=cast("int", values["day_index"]),
             day_requests=cast("int", values["day_requests"]),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedLimiter:
+    """A limiter's state as JSON text; ``clean`` says that nothing was admitted after it was saved."""
+
+    scope: str
+    model: str
+    state: str
+    clean: bool

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from actors.store import SavedLimiter, Store
+from actors.store import Store
 from app.domain.chat import Usage
 from app.domain.errors import ConfigurationError, ConflictError, NotFoundError
+from app.domain.limiter_state import SavedLimiter
 from app.domain.plan import Plan, PlannedTask, Question
 from app.domain.run import (
     CallRecord,
@@ -101,7 +102,7 @@ async def test_waiting_for_events_wakes_when_one_is_committed(store: Store) -> N
     await store.create_run(a_run())
     waiting = asyncio.create_task(store.events_after("run-1", 0, 20.0))
     await asyncio.sleep(0)
-    while not store._changed:
+    while not store._changed:  # noqa: ASYNC110  the store's own state is waited for
         await asyncio.sleep(0)
 
     await store.append_events([an_event("run.accepted")])
