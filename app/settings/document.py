@@ -71,7 +71,9 @@ def parse_yaml(text: str) -> Document:
         mark = error.problem_mark or error.context_mark
         what = str(error.problem or error.context or "not valid YAML")
         remedy = _SYNTAX_REMEDIES.get(what, "correct the YAML at or just above this line")
-        document.report((), f"not valid YAML: {hide_keys(what)}", remedy, line=mark.line + 1 if mark else None)
+        start = error.context_mark
+        inside = f", in what begins on line {start.line + 1}" if start and mark and start.line < mark.line else ""
+        document.report((), f"not valid YAML: {hide_keys(what)}{inside}", remedy, line=mark.line + 1 if mark else None)
         return document
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1

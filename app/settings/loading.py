@@ -102,6 +102,7 @@ def _orchestra(document: Document, *, source: str, environ: Mapping[str, str], b
     table = model_table()
     if document.problems and not document.data:
         raise ConfigurationProblems(document.problems, source=source)
+    unreadable = len(document.problems)
     data, failed = expand_document(document, environ)
     file = validate_fields(document, data, failed)
     check_references(document, data, failed, table)
@@ -109,6 +110,9 @@ def _orchestra(document: Document, *, source: str, environ: Mapping[str, str], b
     named = isinstance(written, str) and written.strip() and ("data_dir",) not in failed
     data_dir = expand_path(str(written).strip(), environ, base) if named else default_data_dir(environ)
     check_data_dir(document, data_dir)
+    # Where a value could not even be read, what follows from its absence is not worth a line.
+    unread = {problem.path for problem in document.problems[:unreadable]}
+    document.problems[unreadable:] = [item for item in document.problems[unreadable:] if item.path not in unread]
     if document.problems or file is None:
         raise ConfigurationProblems(document.problems, source=source)
     return assemble(file, table=table, data_dir=data_dir, source=source)

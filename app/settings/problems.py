@@ -112,7 +112,10 @@ def hide_keys(text: str) -> str:
 
 def meant(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that ``word`` was probably meant to be."""
-    close = get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
+    names = list(known)
+    # Swapped letters (rdp for rpd) are the likeliest slip, and the one that similarity ranks low.
+    swapped = [name for name in names if sorted(name) == sorted(word.lower())]
+    close = swapped or get_close_matches(word.lower(), names, n=1, cutoff=0.6)
     return close[0] if close else None
 
 

@@ -100,21 +100,21 @@ def _read_models(
     if not written:
         document.report((*path, "models"), "empty", "name at least one model, for instance [gpt-5-mini]")
     provider = account.get("provider")
-    served: list[str] | None = []
+    served: list[str] = []
+    readable = True
     for index, entry in enumerate(written):
         pair = served_pair(entry, provider if isinstance(provider, str) else "", table)
         if pair is None:
-            offer.complete, served = False, None
+            offer.complete = readable = False
             continue
         public, upstream = pair
-        if served is not None:
-            if public in served:
-                document.report((*path, "models", index), "this model stands twice in this account", "keep one of them")
-            served.append(public)
+        if public in served:
+            document.report((*path, "models", index), "this model stands twice in this account", "keep one of them")
+        served.append(public)
         if public not in offer.upstreams:
             offer.written.append(hide_keys(_public_as_written(document.get((*path, "models", index)))))
         offer.upstreams.setdefault(public, []).append(upstream)
-    return served
+    return served if readable else None
 
 
 def served_pair(entry: object, provider: str, table: ModelTable) -> tuple[str, str] | None:
@@ -134,7 +134,7 @@ def served_pair(entry: object, provider: str, table: ModelTable) -> tuple[str, s
 
 def _check_provider(document: Document, account: Mapping[str, Json], path: FieldPath) -> None:
     provider = account.get("provider")
-    if provider not in {known.value for known in Provider}:
+    if not isinstance(provider, str) or provider not in {known.value for known in Provider}:
         return
     if provider == Provider.CUSTOM.value and account.get("base_url") is None:
         document.report(
@@ -145,7 +145,7 @@ def _check_provider(document: Document, account: Mapping[str, Json], path: Field
             if account.get(key) is not None:
                 document.report((*path, key), "provider 'local' takes none", "delete the line")
     if provider not in _NEEDS_NO_KEY and account.get("api_key") is None:
-        variable = KEY_VARIABLES[Provider(str(provider))][0]
+        variable = KEY_VARIABLES[Provider(provider)][0]
         document.report((*path, "api_key"), "missing", f"write `api_key: ${{{variable}}}` and export {variable}")
 
 
@@ -199,8 +199,9 @@ def _check_roles(document: Document, data: Mapping[str, Json], offer: Offer, tab
     if isinstance(coordinator, dict):
         for key in ("model", "judge_model", "clarify_model", "transcribe_model"):
             # An alias of the table for the coordinator falls back to the strongest reasoning model, with a note.
-            if not (key == "model" and coordinator.get(key) in table.aliases):
-                named.append((("coordinator", key), coordinator.get(key)))
+            name = coordinator.get(key)
+            if isinstance(name, str) and not (key == "model" and name in table.aliases):
+                named.append((("coordinator", key), name))
     routing = data.get("routing")
     for task_type, route in routing.items() if isinstance(routing, dict) else ():
         primary = route.get("primary") if isinstance(route, dict) else None
