@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 from app.simulator.config import Profile
 from app.simulator.exchange import ChatRequest, HttpRequest, Plan, Refusal, json_body
-from app.simulator.json_reading import JsonObject, object_at, objects_in, positive_int, text_of
+from app.simulator.json_reading import JsonObject, in_camel_case, object_at, objects_in, positive_int, text_of
 
 _TERM = re.compile(r"\w+")
 
@@ -68,7 +68,7 @@ class GeminiEmbeddings:
 
     def __init__(self, http: HttpRequest) -> None:
         model, _, verb = (http.path_model or "").rpartition(":")
-        body = json_body(http.raw)
+        body = object_at(in_camel_case(json_body(http.raw)))
         self._batch = verb == "batchEmbedContents"
         requests = objects_in(body.get("requests")) if self._batch else [body]
         if not requests:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import orjson
 
+from app.simulator.compose import fit
 from app.simulator.config import Fault, FaultKind
 from app.simulator.exchange import ChatRequest, Choice, Plan
 from app.simulator.tokens import filler_text
@@ -78,7 +79,9 @@ def altered(plan: Plan, kind: FaultKind) -> Plan:
         "think_tags": _thinking_aloud,
         "prose_json": _in_prose,
     }.get(kind)
-    return plan if change is None else replace(plan, choices=tuple(change(choice) for choice in plan.choices))
+    if change is None:
+        return plan
+    return replace(plan, choices=tuple(fit(change(choice), plan.request.max_tokens) for choice in plan.choices))
 
 
 def _blank(choice: Choice) -> Choice:

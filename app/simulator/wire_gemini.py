@@ -22,7 +22,7 @@ from app.simulator.exchange import (
     Tool,
     json_body,
 )
-from app.simulator.json_reading import JsonObject, object_at, objects_in, positive_int, text_of
+from app.simulator.json_reading import JsonObject, in_camel_case, object_at, objects_in, positive_int, text_of
 
 SIGNATURE = "c2ltdWxhdG9yLXNpZ25hdHVyZQ=="
 _RPC = "type.googleapis.com/google.rpc."
@@ -64,11 +64,11 @@ class GeminiWire:
     def parse(self, http: HttpRequest) -> ChatRequest:
         """Return the request; model and verb are in the path."""
         model, _, verb = (http.path_model or "").rpartition(":")
-        body = json_body(http.raw)
+        body = object_at(in_camel_case(json_body(http.raw)))
         contents = objects_in(body.get("contents"))
         if not contents:
             raise Refusal("invalid", "* GenerateContentRequest.contents: contents is not specified")
-        texts = _texts(object_at(body, "systemInstruction") or object_at(body, "system_instruction"))
+        texts = _texts(object_at(body, "systemInstruction"))
         texts += [text for content in contents for text in _texts(content)]
         settings = object_at(body, "generationConfig")
         thinking = object_at(settings, "thinkingConfig")
@@ -96,9 +96,8 @@ class GeminiWire:
             schema_name=title or (choice if choice not in ("auto", "none", "required") else None),
             json_object=settings.get("responseMimeType") == "application/json" and schema is None,
             n=min(positive_int(settings.get("candidateCount")) or 1, 8),
-            reasoning_off=any(thinking.get(name) == 0 for name in ("thinkingBudget", "thinking_budget")),
-            # The SDK writes this object in snake case where it is given as one.
-            hide_thoughts=any(thinking.get(name) is False for name in ("includeThoughts", "include_thoughts")),
+            reasoning_off=thinking.get("thinkingBudget") == 0,
+            hide_thoughts=thinking.get("includeThoughts") is False,
             as_array=verb == "streamGenerateContent" and http.query.get("alt") != "sse",
         )
 

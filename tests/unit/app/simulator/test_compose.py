@@ -7,7 +7,7 @@ import random
 import pytest
 
 from app.simulator.compose import Composer, Stamp, draw, fit
-from app.simulator.config import Distribution, SimulatorConfig, parse_config
+from app.simulator.config import Distribution, FaultKind, SimulatorConfig, parse_config
 from app.simulator.exchange import ChatRequest, Choice, Plan, Tool, ToolCall, pieces
 from app.simulator.faults import FaultBox, altered
 from app.simulator.templates import Script
@@ -148,3 +148,14 @@ def test_content_faults_change_what_is_said_and_billed() -> None:
     assert altered(plan, "think_tags").choices[0].text == '<think>\nhmm\n</think>\n\n{"answer":"yes"}'
     assert "```json" in altered(plan, "prose_json").choices[0].text
     assert altered(plan, "cut_stream") is plan
+
+
+def test_content_faults_never_exceed_the_largest_output() -> None:
+    """What they add would be output that the request did not allow and its limits did not count."""
+    plan = composed(asked("x", max_tokens=10))
+
+    kinds: tuple[FaultKind, ...] = ("think_tags", "prose_json")
+    for kind in kinds:
+        changed = altered(plan, kind)
+
+        assert (changed.output_tokens, changed.choices[0].finish) == (10, "length")
