@@ -144,6 +144,14 @@ class ResultDocument:
         cost = document.pop("cost_usd")
         document["status"] = self.status.value
         document["usage"] = _usage_json(self.usage, cost)
+        document["results"] = {
+            task_id: {
+                "output": result.output,
+                "usage": _usage_json(result.usage, result.cost_usd),
+                "cost_usd": result.cost_usd,
+            }
+            for task_id, result in self.results.items()
+        }
         return document
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from app.domain.account_state import NEVER_S, SECOND_NS, AccountBook, Decision, Ending
 from app.domain.accounts import AccountSpec, ModelInfo, Provider
 from app.domain.calls import CallOrder
@@ -13,13 +15,13 @@ NOW = 1_000 * SECOND_NS
 WALL = 1_795_000_000 * SECOND_NS
 
 
-def an_account(name: str = "a", *, key: str = "k", group: str | None = None, **limits: object) -> AccountSpec:
+def an_account(name: str = "a", *, key: str = "k", group: str | None = None, **limits: Any) -> AccountSpec:
     return AccountSpec(
         name=name,
         provider=Provider.OPENAI,
         api_key=key,
         models=(("m", "m"),),
-        limits=(("m", LimitSpec(**limits)),),  # type: ignore[arg-type]  limits only
+        limits=(("m", LimitSpec(**limits)),),
         quota_group=group,
     )
 

@@ -24,7 +24,7 @@ def a_row(account: str, *, state: str = "healthy", call_s: float = 0.1) -> LoadR
         account=account,
         model="m",
         scope=f"account:{account}",
-        state=state,  # type: ignore[arg-type]  one of the states
+        state=state,  # type: ignore[arg-type]  # one of the states
         in_flight=0,
         concurrency=None,
         buckets=(),

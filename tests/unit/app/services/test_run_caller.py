@@ -73,7 +73,7 @@ def a_caller(
 ) -> RunCaller:
     journal = records or Records()
     limits = RunLimits(tokens_max=tokens_max, retry_share=0.2)
-    return RunCaller(inner, journal, RunningClock(), limits=limits, on_failure=note)  # type: ignore[arg-type]  calls only
+    return RunCaller(inner, journal, RunningClock(), limits=limits, on_failure=note)  # type: ignore[arg-type]  # calls only
 
 
 def failure(kind: UpstreamKind, account: str = "bad", *, billed: bool | None = False) -> UpstreamError:
