@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from app.domain.accounts import AccountSpec, ModelInfo, Provider
 from app.domain.errors import ConfigurationError
-from app.providers import openai_compat
+from app.providers import anthropic, gemini, local, openai_compat
 from app.providers.base import ProviderAdapter
 
 ENTRY_POINT_GROUP = "tutti.providers"
@@ -20,9 +20,12 @@ AdapterFactory = Callable[[AccountSpec, Sequence[ModelInfo]], ProviderAdapter]
 
 _FACTORIES: dict[str, AdapterFactory] = {
     Provider.OPENAI.value: openai_compat.create_openai,
+    Provider.ANTHROPIC.value: anthropic.create,
+    Provider.GEMINI.value: gemini.create,
     Provider.DEEPSEEK.value: openai_compat.create_deepseek,
     Provider.QWEN.value: openai_compat.create_qwen,
     Provider.CUSTOM.value: openai_compat.create_custom,
+    Provider.LOCAL.value: local.create,
 }
 
 
