@@ -17,6 +17,7 @@ from app.domain.accounts import Orchestra
 from app.domain.calls import CallAnswer, ModelCall
 from app.domain.chat import Json, Usage
 from app.domain.errors import DeadlineError, GatewayError, UpstreamError
+from app.domain.merging import concatenated
 from app.domain.plan import Plan, ProducedBy, TaskEvaluation
 from app.domain.ports import Clock, Journal, ModelCaller
 from app.domain.run import (
@@ -121,6 +122,7 @@ class Conductor:
         for note in self._notes:
             self.emit("run.note", text=note)
         try:
+            self.caller.remember(await self._tools.journal.calls_of(self.record.run_id))
             async with asyncio.timeout(self._seconds_left()):
                 if await self._clarified():
                     await self._stages_after_questions()
@@ -285,6 +287,7 @@ class Conductor:
         await self.log.commit(self._update_run)
 
     async def _finish(self, status: RunStatus, *, error: str | None = None) -> None:
+        self._join_what_is_there()
         document = self._document(status, error)
         self._set(status=status, document=document.to_json())
         schedule = document.schedule
@@ -304,6 +307,15 @@ class Conductor:
                 error=error,
             )
         await self.log.commit(self._update_run)
+
+    def _join_what_is_there(self) -> None:
+        """Give a run that ended before its merge the results that it has, one after the other."""
+        artifacts = self._artifacts()
+        if self._answer or not artifacts or self._plan is None:
+            return
+        self._answer = concatenated(self._plan, artifacts, self._missing(), self._context.language)
+        now_s = self.now_s()
+        self._stages.append(StageReport(name="merge", started_s=now_s, finished_s=now_s, produced_by="fallback"))
 
     def _document(self, status: RunStatus, error: str | None) -> ResultDocument:
         seen = Seen(

@@ -6,13 +6,14 @@ schedule report are sums over what this class saw, and nothing else counts anyth
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from app.domain.calls import CallAnswer, ModelCall
-from app.domain.chat import NO_USAGE, ChatRequest, Usage
+from app.domain.chat import NO_USAGE, ChatRequest, ChatResult, Usage
 from app.domain.errors import DeadlineError, GatewayError, Retry, TokenBudgetError, UpstreamError, UpstreamKind
 from app.domain.estimate import estimate_tokens
 from app.domain.ports import Clock, Journal, ModelCaller
@@ -73,18 +74,27 @@ class RunCaller:
         self._tokens_max = limits.tokens_max
         self._retry_share = limits.retry_share
         self._on_failure = on_failure
-        self._calls = 0
         self._retries = 0
         self._tokens_reserved = 0
-        self._tokens_used = 0
+        self._records: dict[str, CallRecord] = {}
+        self._done: dict[str | None, dict[str, CallRecord]] = {}
         self.spans: list[CallSpan] = []
+
+    def remember(self, records: Sequence[CallRecord]) -> None:
+        """Take over the calls of earlier lives of the run: they count, and their answers are not bought again."""
+        for record in records:
+            self._keep(record)
 
     async def call(self, call: ModelCall) -> CallAnswer:
         """Get one answer, from whichever account can give it; errors as the port says, and TokenBudgetError.
 
         A failed try goes to another account at once. The run's retry budget bounds what may be bought twice; refusals
-        that cost nothing (a limit, a dead key) are bounded by ``TRIES_MAX`` alone.
+        that cost nothing (a limit, a dead key) are bounded by ``TRIES_MAX`` alone. What an earlier life of the run
+        bought for exactly this request is returned from the journal.
         """
+        replayed = self._replayed(call)
+        if replayed is not None:
+            return replayed
         avoid = call.avoid_accounts
         deadline_ns = self._clock.monotonic_ns() + int(call.deadline_s * 1e9)
         for number in range(1, TRIES_MAX + 1):
@@ -92,7 +102,7 @@ class RunCaller:
             if left_s <= 0:
                 raise DeadlineError(f"{call.purpose} was not answered within {call.deadline_s:.0f} s")
             call_id = call.call_id if number == 1 else f"{call.call_id}/try{number}"
-            attempt = replace(call, call_id=call_id, avoid_accounts=avoid, deadline_s=left_s)
+            attempt = replace(call, call_id=self._unused_key(call_id), avoid_accounts=avoid, deadline_s=left_s)
             try:
                 answer = await self._try(attempt, number)
             except UpstreamError as error:
@@ -123,53 +133,96 @@ class RunCaller:
             tries=number,
         )
         try:
-            await self._journal.record_calls([record])
+            await self._record(record)
             answer = await self._inner.call(call)
         except GatewayError as error:
-            await self._journal.record_calls([self._failed(record, error)])
+            await self._record(self._failed(record, error))
+            raise
+        except asyncio.CancelledError:
+            # Stopped on its way: the provider may have billed some of it.
+            await self._record(replace(record, state=CallState.CANCELLED, settled_s=self._clock.wall_s()))
             raise
         finally:
             self._tokens_reserved -= ceiling
-        self._calls += 1
-        self._tokens_used += answer.usage.input_tokens + answer.usage.output_tokens
         self.spans.append(CallSpan(call=call, answer=answer))
-        await self._journal.record_calls([self._done(record, answer)])
+        await self._record(self._done(record, answer))
         return answer
+
+    async def _record(self, record: CallRecord) -> None:
+        self._keep(record)
+        await self._journal.record_calls([record])
+
+    def _keep(self, record: CallRecord) -> None:
+        self._records[record.key] = record
+        if record.state is CallState.DONE:
+            self._done.setdefault(record.task_id, {})[record.key] = record
 
     def _may_retry(self, error: UpstreamError) -> bool:
         if error.kind in FREE_REFUSALS:
             return True
-        allowed = max(RETRIES_MIN, int(self._calls * self._retry_share))
+        allowed = max(RETRIES_MIN, int(len(self._bought(None)) * self._retry_share))
         self._retries += 1
         return self._retries <= allowed
 
-    def usage(self, task_id: str | None = None, *, purpose: str | None = None) -> Usage:
-        """Return the sum over the run, one task, or one purpose."""
+    def usage(self, task_id: str | None = None) -> Usage:
+        """Return the sum over the run, earlier lives included, or over one task."""
         total = NO_USAGE
-        for span in self._matching(task_id, purpose):
-            total = total.plus(span.answer.usage)
+        for record in self._bought(task_id):
+            total = total.plus(record.usage or NO_USAGE)
         return total
 
-    def cost_usd(self, task_id: str | None = None, *, purpose: str | None = None) -> str | None:
+    def cost_usd(self, task_id: str | None = None) -> str | None:
         """Return the summed cost as decimal text; None where any call's price is unknown."""
         total = Decimal(0)
-        for span in self._matching(task_id, purpose):
-            if span.answer.cost_usd is None:
+        for record in self._bought(task_id):
+            if record.cost_usd is None:
                 return None
-            total += Decimal(span.answer.cost_usd)
+            total += Decimal(record.cost_usd)
         return format(total, "f")
 
-    def _matching(self, task_id: str | None, purpose: str | None) -> list[CallSpan]:
-        return [
-            span
-            for span in self.spans
-            if (task_id is None or span.call.task_id == task_id) and (purpose is None or span.call.purpose == purpose)
-        ]
+    def _bought(self, task_id: str | None) -> list[CallRecord]:
+        if task_id is not None:
+            return list(self._done.get(task_id, {}).values())
+        return [record for records in self._done.values() for record in records.values()]
+
+    def _unused_key(self, call_id: str) -> str:
+        """Return a key that no row has: what an earlier life sent must stay in the books beside what this one sends."""
+        key, life = call_id, 1
+        while key in self._records:
+            life += 1
+            key = f"{call_id}/life{life}"
+        return key
+
+    def _replayed(self, call: ModelCall) -> CallAnswer | None:
+        """Return what an earlier life of the run bought for exactly this request, if it did."""
+        record = self._records.get(call.call_id)
+        if record is None or record.state is not CallState.DONE or record.answer is None:
+            return None
+        if record.request_sha != _request_sha(call.request):
+            return None
+        now_s = self._clock.monotonic_ns() / 1e9
+        usage = record.usage or NO_USAGE
+        return CallAnswer(
+            call_id=record.key,
+            account=record.account or "",
+            model=record.model or "",
+            result=ChatResult(text=record.answer, usage=usage, model=record.model or ""),
+            usage=usage,
+            cost_usd=record.cost_usd,
+            queued_at_s=now_s,
+            started_at_s=now_s,
+            finished_at_s=now_s,
+            tries=record.tries,
+        )
 
     def _reserve(self, call: ModelCall, ceiling: int) -> None:
-        if self._tokens_max is not None and self._tokens_used + self._tokens_reserved + ceiling > self._tokens_max:
+        tokens_used = 0
+        if self._tokens_max is not None:
+            used = self.usage()
+            tokens_used = used.input_tokens + used.output_tokens
+        if self._tokens_max is not None and tokens_used + self._tokens_reserved + ceiling > self._tokens_max:
             raise TokenBudgetError(
-                f"the run may use {self._tokens_max} tokens; {self._tokens_used} are used, {self._tokens_reserved} "
+                f"the run may use {self._tokens_max} tokens; {tokens_used} are used, {self._tokens_reserved} "
                 f"reserved, and {call.purpose} needs up to {ceiling}",
                 param="max_tokens_total",
                 remedy="raise the ceiling or ask for less",

@@ -39,14 +39,13 @@ class FakeHosts:
             if isinstance(decided, float):
                 admissions.append(Admission(call_id=order.call_id, admitted=False, start_in_s=decided, reason="rpm"))
                 continue
-            failed = isinstance(decided, GatewayError)
             self._box(host).put_nowait(
                 CallOutcome(
                     call_id=order.call_id,
                     account=order.account,
                     model=order.model,
-                    result=None if failed else decided,
-                    error=decided if failed else None,
+                    result=None if isinstance(decided, GatewayError) else decided,
+                    error=decided if isinstance(decided, GatewayError) else None,
                     queued_s=0.0,
                     ttft_s=None,
                     duration_s=0.01,

@@ -47,8 +47,10 @@ class Records:
 
     def __init__(self) -> None:
         self.states: list[tuple[str, CallState]] = []
+        self.rows: list[CallRecord] = []
 
     async def record_calls(self, calls: Sequence[CallRecord]) -> None:
+        self.rows.extend(calls)
         self.states.extend((call.key, call.state) for call in calls)
 
 
@@ -159,3 +161,31 @@ async def test_sums_are_over_the_task_or_the_run() -> None:
     assert caller.usage("t1").output_tokens == 20
     assert caller.usage().input_tokens == 20
     assert (caller.cost_usd("t1"), caller.cost_usd()) == ("0.5", "1.0")
+
+
+async def test_what_an_earlier_life_bought_is_not_bought_again_and_counts() -> None:
+    """G1 of durability.md: a journaled answer is never paid for twice, however often the conductor dies."""
+    first, kept = Inner(USED), Records()
+    await a_caller(first, records=kept).call(a_call())
+    second = Inner(USED)
+    caller = a_caller(second)
+    caller.remember(kept.rows)
+
+    answer = await caller.call(a_call())
+
+    assert (answer.result.text, second.calls) == ("ok", [])
+    assert caller.usage().output_tokens == 20
+
+
+async def test_what_an_earlier_life_sent_stays_in_the_books_beside_the_new_try() -> None:
+    """A call that was on its way when the conductor died may have been billed: its row must not be overwritten."""
+    kept = Records()
+    with pytest.raises(UpstreamError):
+        await a_caller(Inner(failure(UpstreamKind.REFUSED)), records=kept).call(a_call())
+    records = Records()
+    caller = a_caller(Inner(USED), records=records)
+    caller.remember(kept.rows)
+
+    await caller.call(a_call())
+
+    assert [key for key, _state in records.states] == ["r/t1/task/1/life2", "r/t1/task/1/life2"]
