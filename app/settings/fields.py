@@ -219,7 +219,7 @@ def _option(value: object) -> object:
     return str(value) if isinstance(value, int | float) else _text(value)
 
 
-LIMIT_NOTE = "positive whole number, or null for unlimited"
+LIMIT_KIND = "positive whole number, or null for unlimited"
 Limit = Annotated[int | None, BeforeValidator(_limit)]
 Burst = Annotated[float, BeforeValidator(_burst)]
 Price = Annotated[str | None, BeforeValidator(_price)]

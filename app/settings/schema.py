@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from app.domain.accounts import Provider, StructuredOutput, Tier
 from app.settings.fields import (
     EMPTY_IF_NULL,
+    LIMIT_KIND,
     BaseUrl,
     Burst,
     Limit,
@@ -33,16 +34,16 @@ from app.settings.fields import (
 from app.settings.problems import FieldPath
 
 
-def _setting(default: Any, meaning: str, *, kind: str, unit: str = "", example: str = "") -> Any:
-    """Declare a key; ``kind``, ``unit`` and ``example`` are for its documentation."""
-    extra: dict[str, Any] = {"kind": kind, "unit": unit, "example": example}
+def _setting(default: Any, meaning: str, *, kind: str, unit: str = "", example: str = "", without: str = "") -> Any:
+    """Declare a key; the rest documents it, ``without`` being what null or nothing comes to."""
+    extra: dict[str, Any] = {"kind": kind, "unit": unit, "example": example, "without": without}
     if isinstance(default, type) and issubclass(default, dict | tuple | BaseModel):
         return Field(default_factory=default, description=meaning, json_schema_extra=extra)
     return Field(default, description=meaning, json_schema_extra=extra)
 
 
 def _limit(unit: str, meaning: str, example: str) -> Any:
-    return _setting(None, meaning, kind="whole number or null", unit=unit, example=example)
+    return _setting(None, meaning, kind=LIMIT_KIND, unit=unit, example=example)
 
 
 class Section(BaseModel):
@@ -123,6 +124,7 @@ class AccountSection(Section):
         "Where the provider answers, default per provider; required for `custom`, not for `local`.",
         kind="http or https address",
         example="https://llm.example.com/v1",
+        without="the provider's own",
     )
     models: tuple[ServedModel, ...] = _setting(
         ...,
@@ -320,7 +322,8 @@ class ConfigurationFile(Section):
         None,
         "Where runs and limiter state are kept; `~` and relative paths are allowed, the latter from the file's folder.",
         kind="path",
-        example="~/.local/share/tutti",
+        example="/var/lib/tutti",
+        without="~/.local/share/tutti",
     )
     accounts_per_actor: Annotated[
         int, BeforeValidator(whole(1, 10_000, what="a whole number from 1 to 10000", remedy="write for instance 1"))
