@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import re
 import subprocess
 import sys
@@ -22,8 +21,9 @@ import yaml
 from actors import bootstrap, cluster
 from actors.handles import DeskHandle
 from app import settings
+from app.domain.run import RunEvent, RunRequest
+from tests.fakes import pool, scripted
 
-SCRIPTS = Path(__file__).parent / "scripts"
 _numbers = itertools.count(1)
 
 
@@ -51,6 +51,16 @@ class Simulator:
     def control(self, change: dict[str, Any]) -> None:
         """Change faults, limits, key states or replies at run time."""
         httpx.post(f"{self.url}/__control", json=change, timeout=10).raise_for_status()
+
+    def asked(self, role: str) -> int:
+        """Return how many requests of that role were accepted."""
+        rows = self.stats(log=True)["log"]
+        return sum(row["rejected"] is None and f"ROLE: {role} v1" in row["text"] for row in rows)
+
+    def reset(self, *rules: dict[str, Any]) -> None:
+        """Go back to the stories of ``scripted``, after ``rules``, without faults and with counts at zero."""
+        self.control({"faults": [], "replies": scripted.replies(*rules)})
+        httpx.post(f"{self.url}/__reset", timeout=10).raise_for_status()
 
 
 @pytest.fixture
@@ -81,6 +91,49 @@ def running_simulator(path: Path) -> Iterator[Simulator]:
     finally:
         process.terminate()
         process.wait(10)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A simulator that plays the stories, and a desk whose accounts are all played by it."""
+
+    simulator: Simulator
+    desk: DeskHandle
+    namespace: str
+
+    async def play(self, text: str, *, within_s: float = 60.0, **request: Any) -> dict[str, Any]:
+        """Conduct a request to its document."""
+        record = await self.desk.start(RunRequest(text=text, **request))
+        return await ended(self.desk, record.run_id, within_s=within_s)
+
+    async def events(self, run_id: str) -> list[RunEvent]:
+        """Return every event of a run so far."""
+        found: list[RunEvent] = []
+        while batch := await self.desk.events(run_id, found[-1].seq if found else 0, wait_s=0.0):
+            found.extend(batch)
+        return found
+
+
+@pytest.fixture(scope="module")
+def shared_stage(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """One simulator and one desk with three accounts for all tests of a module."""
+    folder = tmp_path_factory.mktemp("stage")
+    path = folder / "sim.yaml"
+    path.write_text(yaml.safe_dump({"host": "127.0.0.1", "port": 0, **pool.FAST}), encoding="utf-8")
+    namespace = f"stage-{uuid.uuid4().hex[:8]}"
+    with running_simulator(path) as simulator:
+        configuration = {**pool.three_accounts(simulator.url), "data_dir": str(folder / "data")}
+        orchestra = settings.load_mapping(configuration, source="test")
+        desk = asyncio.run(bootstrap.ensure(orchestra, namespace=namespace))
+        yield Stage(simulator=simulator, desk=desk, namespace=namespace)
+        asyncio.run(bootstrap.end(namespace=namespace, timeout_s=5.0))
+
+
+@pytest.fixture
+def stage(shared_stage: Stage) -> Stage:
+    """The module's stage as new: stories, no faults, counts at zero."""
+    shared_stage.simulator.reset()
+    return shared_stage
 
 
 OpenDesk = Callable[[dict[str, Any]], "contextlib.AbstractAsyncContextManager[DeskHandle]"]
@@ -116,8 +169,3 @@ async def ended(desk: DeskHandle, run_id: str, *, within_s: float = 60.0) -> dic
                 return dict(record.document)
             for event in await desk.events(run_id, seq, wait_s=5.0):
                 seq = event.seq
-
-
-def cores() -> int:
-    """Return how many cores this machine has."""
-    return os.cpu_count() or 1
