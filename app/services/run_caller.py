@@ -77,7 +77,7 @@ class RunCaller:
         self._retries = 0
         self._tokens_reserved = 0
         self._records: dict[str, CallRecord] = {}
-        self._done: dict[str | None, dict[str, CallRecord]] = {}
+        self._paid: dict[str | None, dict[str, CallRecord]] = {}
         self.spans: list[CallSpan] = []
 
     def remember(self, records: Sequence[CallRecord]) -> None:
@@ -155,7 +155,7 @@ class RunCaller:
     def _keep(self, record: CallRecord) -> None:
         self._records[record.key] = record
         if record.state is CallState.DONE:
-            self._done.setdefault(record.task_id, {})[record.key] = record
+            self._paid.setdefault(record.task_id, {})[record.key] = record
 
     def _may_retry(self, error: UpstreamError) -> bool:
         if error.kind in FREE_REFUSALS:
@@ -182,8 +182,8 @@ class RunCaller:
 
     def _bought(self, task_id: str | None) -> list[CallRecord]:
         if task_id is not None:
-            return list(self._done.get(task_id, {}).values())
-        return [record for records in self._done.values() for record in records.values()]
+            return list(self._paid.get(task_id, {}).values())
+        return [record for records in self._paid.values() for record in records.values()]
 
     def _unused_key(self, call_id: str) -> str:
         """Return a key that no row has: what an earlier life sent must stay in the books beside what this one sends."""
@@ -216,17 +216,16 @@ class RunCaller:
         )
 
     def _reserve(self, call: ModelCall, ceiling: int) -> None:
-        tokens_used = 0
         if self._tokens_max is not None:
             used = self.usage()
             tokens_used = used.input_tokens + used.output_tokens
-        if self._tokens_max is not None and tokens_used + self._tokens_reserved + ceiling > self._tokens_max:
-            raise TokenBudgetError(
-                f"the run may use {self._tokens_max} tokens; {tokens_used} are used, {self._tokens_reserved} "
-                f"reserved, and {call.purpose} needs up to {ceiling}",
-                param="max_tokens_total",
-                remedy="raise the ceiling or ask for less",
-            )
+            if tokens_used + self._tokens_reserved + ceiling > self._tokens_max:
+                raise TokenBudgetError(
+                    f"the run may use {self._tokens_max} tokens; {tokens_used} are used, {self._tokens_reserved} "
+                    f"reserved, and {call.purpose} needs up to {ceiling}",
+                    param="max_tokens_total",
+                    remedy="raise the ceiling or ask for less",
+                )
         self._tokens_reserved += ceiling
 
     def _failed(self, record: CallRecord, error: GatewayError) -> CallRecord:
