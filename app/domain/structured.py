@@ -148,10 +148,11 @@ def _candidates(body: str) -> Iterator[str]:
     yield body.strip()
     for block in _FENCE.findall(body):
         yield block.strip()
-    for opening, closing in (("{", "}"), ("[", "]")):
-        first, last = body.find(opening), body.rfind(closing)
-        if 0 <= first < last:
-            yield body[first : last + 1]
+    # Only from the outermost bracket: the list inside of a broken object is not what was asked for.
+    starts = {position: closing for opening, closing in ("{}", "[]") if (position := body.find(opening)) >= 0}
+    if starts:
+        first = min(starts)
+        yield body[first : body.rfind(starts[first]) + 1]
 
 
 def _repaired(body: str) -> tuple[bool, Json]:

@@ -251,7 +251,7 @@ async def test_embedded_model_plans_inside_the_parts_of_the_request() -> None:
 
     def choose(call: Any) -> str:
         schema = call.request.output.schema
-        tasks = []
+        tasks: list[Any] = []
         for item in schema["properties"]["tasks"]["prefixItems"]:
             fields = item["properties"]
             tasks.append({name: field.get("const", field.get("enum", [None])[-1]) for name, field in fields.items()})
