@@ -36,7 +36,8 @@ run: install  ## play the main job on this machine with the embedded model
 test: install-dev  ## everything: unit, architecture, contract, integration, acceptance
 	@$(PY) -m pytest tests
 
-check: install-dev format-check lint types contracts sizes docs-check unit  ## under a minute: format, lint, types, contracts, sizes, unit tests
+check: install-dev  ## under a minute: format, lint, types, contracts, sizes, unit tests
+	@$(MAKE) -s -j2 --output-sync=target types unit format-check lint contracts sizes docs-check
 
 .PHONY: format-check docs-check
 format-check:
