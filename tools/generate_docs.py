@@ -27,6 +27,8 @@ from app.settings.provider_defaults import (
     EMBEDDED_CONCURRENCY,
     EMBEDDED_MODEL,
     KEY_VARIABLES,
+    OPTIONS,
+    PLUGIN_OPTION,
 )
 from app.settings.roles import DEFAULT_TIERS
 from app.settings.schema import SECTIONS, Section
@@ -53,6 +55,7 @@ def configuration_page() -> str:
     """Return docs/configuration.md: every key of the schema, the defaults without a file, the model table."""
     parts = ["# Configuration", GENERATED, _INTRODUCTION.rstrip(), "## Keys"]
     parts.extend(_section(place, section) for place, section in _distinct_sections())
+    parts.append(_options())
     parts.append(_without_file())
     parts.append(_routing())
     parts.append(_models(model_table()))
@@ -114,6 +117,17 @@ def _default(field: FieldInfo, without: str) -> str:
     if isinstance(value, float):
         return f"`{value:g}`"
     return "none" if value in ({}, ()) else f"`{value}`"
+
+
+def _options() -> str:
+    rows = [
+        (provider.value, f"`{name}`", meaning)
+        for provider, options in OPTIONS.items()
+        for name, meaning in options.items()
+    ]
+    plugin = "an adapter that a plugin package registers under the entry points `tutti.providers`, with its own options"
+    rows.append(("any", f"`{PLUGIN_OPTION}`", plugin))
+    return "## Options of providers\n\n" + _table(("provider", "option", "meaning"), rows)
 
 
 def _without_file() -> str:

@@ -17,6 +17,8 @@ from app.settings.problems import FieldPath, Problem, field_name, hide_keys
 
 VALUES_MAX = 100_000
 """More values than any configuration has; stops aliases that multiply."""
+LEVELS_MAX = 20
+"""More levels than the schema has."""
 _TAG = "tag:yaml.org,2002:"
 _PLAIN_INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 _SYNTAX_REMEDIES = {
@@ -66,7 +68,7 @@ def parse_yaml(text: str) -> Document:
     """Return the document; syntax errors are problems in it, not exceptions."""
     document = Document()
     try:
-        root = yaml.SafeLoader(text).get_single_node()
+        root = _Loader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = str(error.problem or error.context or "not valid YAML")
@@ -79,8 +81,8 @@ def parse_yaml(text: str) -> Document:
         line = text.count("\n", 0, error.position) + 1
         document.report((), "a control character that YAML forbids", "delete it", line=line)
         return document
-    except RecursionError:
-        document.report((), "nested too deeply", "write fewer levels", line=1)
+    except _TooDeep as error:
+        document.report((), "nested too deeply", "write fewer levels", line=error.line)
         return document
     if root is None:
         return document
@@ -104,7 +106,7 @@ def from_mapping(mapping: Mapping[str, object]) -> Document:
 def _plain(value: object, path: FieldPath, document: Document) -> Json:
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if len(path) > 20:
+    if len(path) > LEVELS_MAX:
         document.report(path, "nested too deeply", "write fewer levels")
         return None
     if isinstance(value, Mapping):
@@ -116,6 +118,29 @@ def _plain(value: object, path: FieldPath, document: Document) -> Json:
         return [_plain(item, (*path, index), document) for index, item in enumerate(value)]
     document.report(path, f"a value of type {type(value).__name__}", "use text, numbers, true, false, lists, mappings")
     return None
+
+
+class _TooDeep(Exception):
+    def __init__(self, line: int) -> None:
+        super().__init__(line)
+        self.line = line
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes down to a depth; a line of brackets would cost seconds before Python's own limit stops it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._levels = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self._levels > LEVELS_MAX:
+            raise _TooDeep(self.get_mark().line + 1)
+        self._levels += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._levels -= 1
 
 
 class _Reader:

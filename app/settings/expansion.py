@@ -80,4 +80,10 @@ def expand_path(text: str, environ: Mapping[str, str], base: Path) -> Path:
 
 
 def _home(environ: Mapping[str, str]) -> Path:
-    return Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+    if environ.get("HOME"):
+        return Path(environ["HOME"])
+    try:
+        return Path.home()
+    except RuntimeError:
+        # A container's user without an entry in the password file; the data directory is always printed.
+        return Path.cwd()

@@ -161,9 +161,7 @@ def _secret(value: object) -> object:
     if not text:
         raise refusal("must not be empty", "write ${NAME} of the environment variable that holds the key")
     if not text.isascii() or not text.isprintable() or " " in text:
-        raise refusal(
-            "holds spaces, control characters or letters that no key has", "copy the key again, without quotes of text"
-        )
+        raise refusal("holds spaces, control characters or letters that no key has", "copy the key again")
     return text
 
 

@@ -18,6 +18,20 @@ KEY_VARIABLES: Mapping[Provider, tuple[str, ...]] = {
 }
 """The usual environment variables; the first that is set counts."""
 
+OPTIONS: Mapping[Provider, Mapping[str, str]] = {
+    Provider.OPENAI: {"organization": "organisation to bill", "project": "project to bill"},
+    Provider.LOCAL: {
+        "model_path": "a GGUF file instead of the embedded model",
+        "context_tokens": "context of one call: prompt and answer together",
+        "parallel": "calls generated at once",
+        "threads": "CPU threads of the generation; default: all cores but one",
+    },
+}
+"""Options that a provider's adapter takes, with their meaning."""
+
+PLUGIN_OPTION = "adapter"
+"""Names an adapter of a plugin package (entry points ``tutti.providers``), which may take options of its own."""
+
 DEFAULT_MODELS: Mapping[Provider, tuple[str, ...]] = {
     Provider.OPENAI: ("gpt-5.6-terra", "gpt-5-mini"),
     Provider.ANTHROPIC: ("claude-sonnet-5", "claude-haiku-4-5"),

@@ -15,7 +15,7 @@ from app.domain.chat import Json
 from app.settings.document import Document
 from app.settings.model_table import ModelTable
 from app.settings.problems import FieldPath, did_you_mean, field_name, hide_keys, shown
-from app.settings.provider_defaults import KEY_VARIABLES
+from app.settings.provider_defaults import KEY_VARIABLES, OPTIONS, PLUGIN_OPTION
 
 _NEEDS_NO_KEY = frozenset({Provider.CUSTOM.value, Provider.LOCAL.value})
 
@@ -70,8 +70,14 @@ def check_references(document: Document, data: Mapping[str, Json], failed: set[F
 
 def check_data_dir(document: Document, data_dir: Path) -> None:
     """Report a data directory that is a file."""
-    if data_dir.exists() and not data_dir.is_dir():
-        document.report(("data_dir",), f"{str(data_dir)!r} is not a directory", "name a directory")
+    path: FieldPath = ("data_dir",)
+    written = document.get(path)
+    words = repr(str(data_dir)) if written is None else shown(written, path)
+    try:
+        if data_dir.exists() and not data_dir.is_dir():
+            document.report(path, f"{words} is not a directory", "name a directory")
+    except OSError as error:
+        document.report(path, f"{words} cannot be used: {error.strerror}", "name a directory that you may write to")
 
 
 def _check_name(document: Document, account: Mapping[str, Json], path: FieldPath, names: dict[str, int]) -> None:
@@ -144,6 +150,14 @@ def _check_provider(document: Document, account: Mapping[str, Json], path: Field
         for key in ("base_url", "api_key"):
             if account.get(key) is not None:
                 document.report((*path, key), "provider 'local' takes none", "delete the line")
+    options = account.get("options")
+    if isinstance(options, dict) and PLUGIN_OPTION not in options:
+        known = [*OPTIONS.get(Provider(provider), {}), PLUGIN_OPTION]
+        for key in options:
+            if key not in known:
+                document.report(
+                    (*path, "options", key), f"provider {provider!r} takes no such option", did_you_mean(key, known)
+                )
     if provider not in _NEEDS_NO_KEY and account.get("api_key") is None:
         variable = KEY_VARIABLES[Provider(provider)][0]
         document.report((*path, "api_key"), "missing", f"write `api_key: ${{{variable}}}` and export {variable}")

@@ -152,7 +152,7 @@ class AccountSection(Section):
     )
     options: Annotated[dict[str, Option], EMPTY_IF_NULL] = _setting(
         dict,
-        "Options for the provider's adapter, for instance `model_path` (a GGUF file) of a `local` account.",
+        "Options for the provider's adapter, listed below.",
         kind="mapping of text",
         example="{model_path: /models/a.gguf}",
     )

@@ -34,7 +34,7 @@ def error_classes() -> list[type[errors.GatewayError]]:
 
 
 @pytest.mark.parametrize("kind", value_classes(), ids=lambda kind: kind.__name__)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_value_pickles_and_is_equal_after(kind: type[Any], data: st.DataObject) -> None:
     """Ray hands values over by pickling them."""
@@ -57,7 +57,7 @@ def test_value_is_frozen_with_slots_and_keywords(kind: type[Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", error_classes(), ids=lambda kind: kind.__name__)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_error_pickles_with_all_its_fields(kind: type[errors.GatewayError], data: st.DataObject) -> None:
     """Ray turns an error that does not pickle into one that says nothing."""

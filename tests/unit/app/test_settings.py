@@ -282,6 +282,17 @@ def test_equal_configurations_have_equal_fingerprints_and_a_changed_key_does_not
     assert "correct-horse-battery" not in first.fingerprint
 
 
+def test_options_reach_the_adapter_and_a_plugin_may_take_its_own() -> None:
+    """Text and numbers; what a plugin takes is not ours to know."""
+    more = "    options: {project: p, organization: 7}\n"
+    plugin = "    options: {adapter: theirs, colour: true}\n"
+    text = "accounts:\n" + account("openai", "gpt-5", more=more) + account("openai", "gpt-5", name="b", more=plugin)
+    first, second = loaded(text).accounts
+
+    assert first.options == (("project", "p"), ("organization", "7"))
+    assert second.options == (("adapter", "theirs"), ("colour", "true"))
+
+
 def test_load_mapping_reads_what_load_text_reads() -> None:
     """Serve hands plain data over; tuples are lists."""
     inline = {

@@ -258,6 +258,14 @@ REFUSALS: list[tuple[str, str, str, int | None, str, str]] = [
         "takes none",
         "delete",
     ),
+    (
+        "option",
+        ACCOUNT + "    options: {projekt: x}\n",
+        "accounts[0].options.projekt",
+        6,
+        "no such option",
+        "'project'",
+    ),
     ("data dir", ACCOUNT + "data_dir: /dev/null\n", "data_dir", 6, "not a directory", "name a directory"),
     ("variable", ACCOUNT.replace("KEY", "GONE"), "accounts[0].api_key", 4, "'GONE' is not set", "export GONE"),
     (
@@ -276,7 +284,7 @@ REFUSALS: list[tuple[str, str, str, int | None, str, str]] = [
     ("control", "accounts:\n  - \x07\n", "", 2, "control character", "delete"),
     ("documents", ACCOUNT + "---\na: 1\n", "", 6, "not valid YAML", "correct the YAML"),
     ("tag", ACCOUNT + "data_dir: !!binary aGk=\n", "data_dir", 6, "means nothing", "delete the tag"),
-    ("deep", "[" * 5_000, "", 1, "nested too deeply", "fewer levels"),
+    ("deep", "[" * 1_500, "", 1, "nested too deeply", "fewer levels"),
 ]
 
 
@@ -455,7 +463,7 @@ _DOCUMENTS = st.recursive(
 )
 
 
-@hypothesis_settings(max_examples=300, deadline=None)
+@hypothesis_settings(max_examples=150, deadline=None)
 @given(
     accounts=_DOCUMENTS, rest=st.dictionaries(st.sampled_from(["routing", "quota_groups", "coordinator"]), _DOCUMENTS)
 )
@@ -465,7 +473,7 @@ def test_load_mapping_refuses_nonsense_in_words(accounts: object, rest: dict[str
         settings.load_mapping({"accounts": accounts, **rest}, environ=ENVIRON)
 
 
-@hypothesis_settings(max_examples=300, deadline=None)
+@hypothesis_settings(max_examples=150, deadline=None)
 @given(text=st.text(alphabet=string.printable + "é中\x00", max_size=60))
 def test_load_text_refuses_nonsense_in_words(text: str) -> None:
     """Whatever the bytes, the answer is a list of mistakes, never another exception."""
