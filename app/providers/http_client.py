@@ -114,9 +114,11 @@ class Exchange:
                 body = await self._body(response)
                 return HttpReply(status=response.status_code, headers=response.headers, body=body)
         except TimeoutError:
-            raise self._too_late(f"gave no complete answer within {timeout_s:g} s") from None
+            failure = self._too_late(f"gave no complete answer within {timeout_s:g} s")
         except _TRANSPORT_ERRORS as error:
-            raise self._transport_error(error, call, began=began) from None
+            failure = self._transport_error(error, call, began=began)
+        # Raised out here, so that no context hangs on it: aiohttp's errors hold the request's headers, hence the key.
+        raise failure
 
     @asynccontextmanager
     async def stream(self, call: WireCall, *, timeout_s: float, idle_timeout_s: float) -> AsyncIterator[EventStream]:
@@ -128,13 +130,16 @@ class Exchange:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         opened = self._open(call, timeout_s)
+        failure: UpstreamError | None = None
         try:
             async with asyncio.timeout_at(deadline):
                 response = await opened.__aenter__()
         except TimeoutError:
-            raise self._too_late(f"did not begin to answer within {timeout_s:g} s") from None
+            failure = self._too_late(f"did not begin to answer within {timeout_s:g} s")
         except _TRANSPORT_ERRORS as error:
-            raise self._transport_error(error, call, began=False) from None
+            failure = self._transport_error(error, call, began=False)
+        if failure is not None:
+            raise failure
         try:
             yield EventStream(self, call, response, deadline=deadline, idle_timeout_s=idle_timeout_s)
         finally:
@@ -205,7 +210,7 @@ class Exchange:
                 kind=UpstreamKind.CONNECTION,
                 billed=False,
             )
-        if isinstance(cause, aiohttp.ClientResponseError) or isinstance(error, httpx.DecodingError):
+        if isinstance(error, aiohttp.ClientResponseError | httpx.DecodingError):
             return garbage(self._provider, f"at {origin!r} does not speak HTTP", billed=None)
         if isinstance(cause, TimeoutError):
             return self._too_late("did not answer in time")
@@ -243,9 +248,10 @@ class EventStream:
             async with asyncio.timeout_at(self._deadline):
                 return await self._exchange._body(self._response)
         except TimeoutError:
-            raise self._exchange._too_late("gave no complete answer in time") from None
+            failure = self._exchange._too_late("gave no complete answer in time")
         except _TRANSPORT_ERRORS as error:
-            raise self._exchange._transport_error(error, self._call, began=self._response.is_success) from None
+            failure = self._exchange._transport_error(error, self._call, began=self._response.is_success)
+        raise failure
 
     async def events(self) -> AsyncGenerator[SseEvent, None]:
         """Yield the events.
@@ -286,9 +292,10 @@ class EventStream:
                 return await anext(chunks, None)
         except TimeoutError:
             what = "sent nothing for too long" if idle_deadline < self._deadline else "gave no complete answer in time"
-            raise self._exchange._too_late(what) from None
+            failure = self._exchange._too_late(what)
         except _TRANSPORT_ERRORS as error:
-            raise self._exchange._transport_error(error, self._call, began=True) from None
+            failure = self._exchange._transport_error(error, self._call, began=True)
+        raise failure
 
 
 def _origin(url: str) -> str:

@@ -35,6 +35,8 @@ class Playback:
     sent: list[Sent] = field(default_factory=list)
     hung_up: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a client closed its connection while a response was still open."""
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a request has come."""
     connections: int = 0
     url: str = ""
 
@@ -43,6 +45,7 @@ class Playback:
         try:
             while (sent := await _read_request(reader)) is not None:
                 self.sent.append(sent)
+                self.arrived.set()
                 response = self.responses[min(len(self.sent), len(self.responses)) - 1]
                 if not await self._respond(response, reader, writer):
                     break
@@ -91,7 +94,7 @@ async def playing(*responses: dict[str, Any]) -> AsyncIterator[Playback]:
         task.add_done_callback(tasks.discard)
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    playback.url = "http://127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+    playback.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield playback
     finally:
