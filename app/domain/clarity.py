@@ -60,6 +60,10 @@ def unclear_sign(request: str) -> Sign:
         not chinese or _CHINESE_FILLERS.fullmatch(chinese)
     ):
         return "strong"
+    telling = [word for word in latin if word not in _FILLERS]
+    # "translate this": a verb, and nothing that it could be done to.
+    if _PRONOUN.search(request) and len(telling) + len(chinese) / 4 <= 1 and len(words) <= PRONOUN_WORDS_MAX:
+        return "strong"
     if _PLACEHOLDER.search(request):
         return "weak"
     length = len(latin) + len(chinese) / 1.5

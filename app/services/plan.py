@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from app.domain.accounts import ModelInfo, Orchestra, StructuredOutput, Tier
 from app.domain.calls import CallAnswer
 from app.domain.chat import Json
-from app.domain.language import language_name, words_of
+from app.domain.language import UNKNOWN, language_name, words_of
 from app.domain.plan import Plan, ProducedBy
 from app.domain.planning.estimate import PlanEstimate, estimate_plan
 from app.domain.planning.fallback import single_task_plan
@@ -36,6 +36,9 @@ TINY_TASK_TOKENS = 40
 """Room for one task's braces, names and ids in the embedded model's plan."""
 TINY_PLAN_TOKENS_MAX = 1_100
 """A longer plan would not fit the embedded model's context beside its prompt."""
+TINY_LANGUAGE_NOTE = (
+    "the embedded model writes no usable {language}: the run shows how the parts work together, add a key for an answer"
+)
 REQUEST_CHARS_MAX = 60_000
 COPIED_SHARE_MIN = 0.7
 """Of the words of a transcribed instruction this share must stand in the text it was copied from."""
@@ -184,6 +187,8 @@ class Planner:
 
     async def _plan_tiny(self, context: RunContext, model: ModelInfo, known: str) -> Structured[Plan]:
         hints, notes = grouped(read_hints(context.request), self._limits.tasks_max)
+        if hints.language not in ("en", UNKNOWN):
+            notes = (*notes, TINY_LANGUAGE_NOTE.format(language=language_name(hints.language)))
         template = self._means.prompts.get("planner", model)
         schema = tiny_plan_schema(hints)
         example_request, example_parts = _EXAMPLES["parts" if hints.parts else "whole"]

@@ -267,6 +267,13 @@ async def test_embedded_model_plans_inside_the_parts_of_the_request() -> None:
     assert caller.calls[0].request.seed is not None
 
 
+async def test_embedded_model_says_that_it_writes_only_english() -> None:
+    """What cannot come out well is said before it comes out."""
+    made = await planned(ScriptedCaller(["", ""]), TINY, request="Lập kế hoạch ba ngày du lịch Hà Nội")
+
+    assert any("no usable Vietnamese" in note for note in made.notes)
+
+
 async def test_embedded_model_that_babbles_is_asked_with_another_seed_then_replaced() -> None:
     """It cannot repair anything; a different seed is the changed ingredient."""
     caller = ScriptedCaller(["cafe cafe", "waste waste"])
