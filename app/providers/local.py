@@ -169,8 +169,9 @@ class LocalAdapter:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._account.timeout_s):
                 await self._idle.wait()
+        # Cancelled callers are gone before their threads are.
+        await asyncio.to_thread(self._threads.shutdown)
         await asyncio.to_thread(self._engine.close)
-        self._threads.shutdown(wait=False)
 
     def _encode(self, request: ChatRequest) -> dict[str, Json]:
         check_request(request)

@@ -16,7 +16,7 @@ class ThinkSplitter:
 
     def __init__(self) -> None:
         self._held = ""
-        self._state: Literal["start", "thinking", "after", "text"] = "start"
+        self._state: Literal["start", "opened", "thinking", "after", "text"] = "start"
 
     def feed(self, piece: str) -> tuple[str, str]:
         """Return the (reasoning, text) that can be told apart so far; what may begin a tag is held back."""
@@ -24,11 +24,16 @@ class ThinkSplitter:
         if self._state == "start":
             start = self._held.lstrip()
             if start.startswith(_OPEN):
-                self._state, self._held = "thinking", start[len(_OPEN) :].lstrip("\n")
+                self._state, self._held = "opened", start[len(_OPEN) :]
             elif _OPEN.startswith(start):
                 return "", ""
             else:
                 self._state = "text"
+        if self._state == "opened":
+            self._held = self._held.lstrip("\n")
+            if not self._held:
+                return "", ""
+            self._state = "thinking"
         reasoning = ""
         if self._state == "thinking":
             reasoning, found, rest = self._held.partition(_CLOSE)
