@@ -1,7 +1,8 @@
-"""The lower bound of a run that happened: every answered call of its tasks is a node, chained as it was.
+"""The lower bound of a run's tasks: every call of a task is a node, chained behind the one before it.
 
-Ex post: durations are the realised ones, so the bound says what the best schedule could have made of exactly these
-calls on these accounts. Buckets count as full at the first dispatch, which can only lower it.
+Ex post, with realised durations, it says what the best schedule could have made of exactly these calls on these
+accounts; before a run, with predicted ones, what none can beat if the prediction holds. Buckets count as full at the
+first dispatch, which can only lower the bound.
 """
 
 from __future__ import annotations
@@ -22,33 +23,30 @@ _LIMITS: tuple[tuple[str, RateName], ...] = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RealisedCall:
-    """One answered call of a task."""
+class TaskCall:
+    """One call of a task, as it went or is predicted to go."""
 
     call_id: str
     task_id: str
     models: tuple[str, ...]
     """Public names that could have served it."""
-    started_s: float
-    finished_s: float
+    duration_s: float
     input_tokens: int
     output_tokens: int
 
 
-def realised_bound(
-    calls: Sequence[RealisedCall], dependencies: Mapping[str, Sequence[str]], orchestra: Orchestra
-) -> Bound:
+def bound_of_calls(calls: Sequence[TaskCall], dependencies: Mapping[str, Sequence[str]], orchestra: Orchestra) -> Bound:
     """Return the bound of ``calls`` over the accounts of ``orchestra``.
 
     Args:
-        calls: In any order; those of one task ran one after another.
+        calls: Those of one task in the order in which they follow each other.
         dependencies: Task id to the ids of the tasks whose results it took.
         orchestra: The accounts that could have served.
     """
     served = {model for account in orchestra.accounts for model, _limits in account.limits}
     known = [call for call in calls if any(model in served for model in call.models)]
-    chains: dict[str, list[RealisedCall]] = {}
-    for call in sorted(known, key=lambda call: call.started_s):
+    chains: dict[str, list[TaskCall]] = {}
+    for call in known:
         chains.setdefault(call.task_id, []).append(call)
     pools = {
         (account.scope, model): _pool(_pool_name(account.scope, model), limits)
@@ -70,10 +68,10 @@ def realised_bound(
     return lower_bound(tasks, list(pools.values()))
 
 
-def _option(call: RealisedCall, pool: str) -> BoundOption:
+def _option(call: TaskCall, pool: str) -> BoundOption:
     return BoundOption(
         pool=pool,
-        duration_s=max(0.0, call.finished_s - call.started_s),
+        duration_s=max(0.0, call.duration_s),
         charges=(
             ("tokens", float(call.input_tokens + call.output_tokens)),
             ("input_tokens", float(call.input_tokens)),

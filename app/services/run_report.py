@@ -23,7 +23,7 @@ from app.domain.run import (
     TaskResult,
     TaskState,
 )
-from app.domain.run_bound import RealisedCall, realised_bound
+from app.domain.run_bound import TaskCall, bound_of_calls
 from app.services.run_caller import CallSpan, RunCaller
 from app.services.task_flow import Played
 
@@ -131,22 +131,21 @@ def _results(seen: Seen) -> dict[str, TaskResult]:
 
 
 def _schedule(seen: Seen, spans: Sequence[CallSpan], orchestra: Orchestra) -> ScheduleReport | None:
+    of_tasks = sorted((span for span in spans if span.call.task_id), key=lambda span: span.answer.started_at_s)
+    if not of_tasks or seen.plan is None:
+        return None
     calls = [
-        RealisedCall(
+        TaskCall(
             call_id=span.call.call_id,
-            task_id=span.call.task_id,
+            task_id=span.call.task_id or "",
             models=span.call.models,
-            started_s=span.answer.started_at_s,
-            finished_s=span.answer.finished_at_s,
+            duration_s=span.answer.finished_at_s - span.answer.started_at_s,
             input_tokens=span.answer.usage.input_tokens,
             output_tokens=span.answer.usage.output_tokens,
         )
-        for span in spans
-        if span.call.task_id is not None
+        for span in of_tasks
     ]
-    if not calls or seen.plan is None:
-        return None
     dependencies = {task.id: task.dependency_ids for task in seen.plan.tasks}
-    bound = realised_bound(calls, dependencies, orchestra)
-    makespan_s = max(call.finished_s for call in calls) - min(call.started_s for call in calls)
+    bound = bound_of_calls(calls, dependencies, orchestra)
+    makespan_s = max(span.answer.finished_at_s for span in of_tasks) - of_tasks[0].answer.started_at_s
     return ScheduleReport(makespan_s=round(makespan_s, 6), lower_bound_s=round(bound.seconds, 6), binding=bound.binding)

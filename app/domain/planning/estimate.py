@@ -16,6 +16,7 @@ from app.domain.chat import Json
 from app.domain.estimate import text_tokens
 from app.domain.plan import Plan, PlannedTask
 from app.domain.planning.graph import edges_of, upward_ranks
+from app.domain.run_bound import TaskCall, bound_of_calls
 
 WORK_PROMPT_TOKENS = 300
 """The worker's envelope without instruction and inputs."""
@@ -96,7 +97,7 @@ def estimate_plan(plan: Plan, orchestra: Orchestra, models: Mapping[str, Sequenc
     per_task = [*work.values(), *(call for call in judging.values() if call is not None)]
     every = [*per_task, merge, evaluation]
     redo = orchestra.coordinator.redo_max
-    seconds, binding = _lower_bound(plan, work, judging, orchestra)
+    seconds, binding = _lower_bound(plan, work, judging, models, orchestra)
     return PlanEstimate(
         input_tokens=sum(call.input_tokens for call in every),
         output_tokens=sum(call.output_tokens for call in every),
@@ -149,43 +150,30 @@ def _judge_call(task: PlannedTask, work: CallEstimate, orchestra: Orchestra) -> 
 
 
 def _lower_bound(
-    plan: Plan, work: Mapping[str, CallEstimate], judging: Mapping[str, CallEstimate | None], orchestra: Orchestra
+    plan: Plan,
+    work: Mapping[str, CallEstimate],
+    judging: Mapping[str, CallEstimate | None],
+    models: Mapping[str, Sequence[str]],
+    orchestra: Orchestra,
 ) -> tuple[float, str]:
-    """Return the longest of critical path, requests per minute and slots, over the span of the tasks."""
-    seconds = {
-        task.id: work[task.id].seconds + (judge.seconds if (judge := judging[task.id]) else 0.0) for task in plan.tasks
-    }
-    calls = [call for pair in ((work[task.id], judging[task.id]) for task in plan.tasks) for call in pair if call]
-    bounds = [(max(task_ranks(plan, seconds).values(), default=0.0), "critical path")]
-    slots, rate_per_s, burst = _capacity(orchestra)
-    if slots is not None:
-        bounds.append((sum(call.seconds for call in calls) / slots, f"concurrency: {slots} slots over all accounts"))
-    if rate_per_s is not None:
-        shortest_s = min(call.seconds for call in calls)
-        bounds.append(
-            (
-                max(0.0, (len(calls) - burst) / rate_per_s) + shortest_s,
-                f"requests: {rate_per_s * 60:.0f} per minute over all accounts",
-            )
-        )
-    return max(bounds, key=lambda bound: bound[0])
-
-
-def _capacity(orchestra: Orchestra) -> tuple[int | None, float | None, float]:
-    """Return slots, requests per second and burst over all scopes and models; None where any is unlimited.
-
-    Summing everything can only make the bound lower, so it stays valid whichever account serves what.
-    """
-    scopes = {(account.scope, model): limits for account in orchestra.accounts for model, limits in account.limits}
-    known = {(account.scope, model) for account in orchestra.accounts for model, _upstream in account.models}
-    unlimited = known - set(scopes)
-    slots = [limits.concurrency for limits in scopes.values()]
-    rates = [limits.rpm for limits in scopes.values()]
-    slot_sum = None if unlimited or not slots or None in slots else sum(slot or 0 for slot in slots)
-    if unlimited or not rates or None in rates:
-        return slot_sum, None, 0.0
-    burst = sum(max(1.0, (limits.rpm or 0) * limits.burst_ms / 60_000) for limits in scopes.values())
-    return slot_sum, sum(rate or 0 for rate in rates) / 60, burst
+    """Return the bound over the span of the tasks and what binds it, if the predictions hold."""
+    calls = []
+    for task in plan.tasks:
+        pairs = ((work[task.id], tuple(models[task.id])), (judging[task.id], (orchestra.coordinator.judge_model,)))
+        for number, (call, names) in enumerate(pairs):
+            if call is not None:
+                calls.append(
+                    TaskCall(
+                        call_id=f"{task.id}/{number}",
+                        task_id=task.id,
+                        models=names,
+                        duration_s=call.seconds,
+                        input_tokens=call.input_tokens,
+                        output_tokens=call.output_tokens,
+                    )
+                )
+    bound = bound_of_calls(calls, {task.id: task.dependency_ids for task in plan.tasks}, orchestra)
+    return bound.seconds, bound.binding
 
 
 def _summed(calls: Sequence[CallEstimate]) -> str | None:
