@@ -63,8 +63,11 @@ class Simulator:
         httpx.post(f"{self.url}/__reset", timeout=10).raise_for_status()
 
 
+Simulate = Callable[[dict[str, Any]], Simulator]
+
+
 @pytest.fixture
-def simulate(tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], Simulator]]:
+def simulate(tmp_path: Path) -> Iterator[Simulate]:
     """Return a function that starts a simulator process with a configuration."""
     with contextlib.ExitStack() as stack:
 
@@ -169,3 +172,10 @@ async def ended(desk: DeskHandle, run_id: str, *, within_s: float = 60.0) -> dic
                 return dict(record.document)
             for event in await desk.events(run_id, seq, wait_s=5.0):
                 seq = event.seq
+
+
+async def until(holds: Callable[[], bool], *, within_s: float = 10.0) -> None:
+    """Wait until ``holds``, looking ten times a second."""
+    async with asyncio.timeout(within_s):
+        while not await asyncio.to_thread(holds):  # noqa: ASYNC110  another process is watched
+            await asyncio.sleep(0.1)
