@@ -67,6 +67,7 @@ def decode(body: Json, request: ChatRequest, provider: str, *, answer_tool: str 
             provider_id=find_text(message.get("id")),
             refusal=_refusal(stop, as_object(message.get("stop_details"))),
         ),
+        request,
         provider,
     )
 
@@ -117,7 +118,8 @@ class AnthropicStream:
         self._stop_details: dict[str, Json] = {}
         self._model: str | None = None
         self._id: str | None = None
-        self._said: list[str] = []
+        self._texts: list[str] = []
+        self._thoughts: list[str] = []
 
     @property
     def complete(self) -> bool:
@@ -155,13 +157,13 @@ class AnthropicStream:
     def end(self) -> ChatDelta:
         """See ``wire.StreamDecoder``."""
         finish = _finish(self._stop, has_tools=bool(self._tools))
-        said = "".join(self._said)
-        if finish in (FinishReason.STOP, FinishReason.TOOL_CALLS) and not said.strip() and not self._tools:
-            raise garbage(self._provider, "gave a blank answer", billed=True)
+        text, thought = "".join(self._texts), "".join(self._thoughts)
+        if not self._tools:
+            refuse_blank(ChatResult(text=text, reasoning=thought, finish_reason=finish), self._request, self._provider)
         thinking = [block for _index, block in sorted(self._blocks.items()) if block.get("type") in _THINKING]
         return ChatDelta(
             finish_reason=finish,
-            usage=read_usage(self._usage) or estimated_usage(self._request, said),
+            usage=read_usage(self._usage) or estimated_usage(self._request, text, thought),
             reasoning_signature=pack_signature(thinking),
             model=self._model,
             provider_id=self._id,
@@ -210,9 +212,9 @@ class AnthropicStream:
         return self._text(piece) if self._blocks[index].get("name") == self._answer_tool else []
 
     def _text(self, piece: str) -> list[ChatDelta]:
-        self._said.append(piece)
+        self._texts.append(piece)
         return [ChatDelta(text=piece)] if piece else []
 
     def _thought(self, piece: str) -> list[ChatDelta]:
-        self._said.append(piece)
+        self._thoughts.append(piece)
         return [ChatDelta(reasoning=piece)] if piece else []

@@ -67,7 +67,7 @@ def decode(body: Json, request: ChatRequest, provider: str) -> ChatResult:
         provider_id=find_text(fields.get("responseId")),
         other_choices=tuple(results[1:]),
     )
-    return refuse_blank(first, provider)
+    return refuse_blank(first, request, provider)
 
 
 def read_usage(value: Json) -> Usage | None:
@@ -144,7 +144,8 @@ class GeminiStream:
         self._blocked: str | None = None
         self._model: str | None = None
         self._id: str | None = None
-        self._said: list[str] = []
+        self._texts: list[str] = []
+        self._thoughts: list[str] = []
 
     @property
     def complete(self) -> bool:
@@ -177,12 +178,12 @@ class GeminiStream:
     def end(self) -> ChatDelta:
         """See ``wire.StreamDecoder``."""
         finish = self._finish_of(0)
-        said = "".join(self._said)
-        if finish in (FinishReason.STOP, FinishReason.TOOL_CALLS) and not said.strip() and not self._tools:
-            raise garbage(self._provider, "gave a blank answer", billed=True)
+        text, thought = "".join(self._texts), "".join(self._thoughts)
+        if not self._tools:
+            refuse_blank(ChatResult(text=text, reasoning=thought, finish_reason=finish), self._request, self._provider)
         return ChatDelta(
             finish_reason=finish,
-            usage=self._usage or estimated_usage(self._request, said),
+            usage=self._usage or estimated_usage(self._request, text, thought),
             reasoning_signature=self._signature,
             model=self._model,
             provider_id=self._id,
@@ -226,9 +227,10 @@ class GeminiStream:
             # May come in a part without any text.
             self._signature = SIGNATURE_PREFIX + signature
         text = as_text(part.get("text"))
-        self._said.append(text)
         if not text:
             return []
-        return [
-            ChatDelta(reasoning=text, choice=choice) if part.get("thought") else ChatDelta(text=text, choice=choice)
-        ]
+        if part.get("thought"):
+            self._thoughts.append(text)
+            return [ChatDelta(reasoning=text, choice=choice)]
+        self._texts.append(text)
+        return [ChatDelta(text=text, choice=choice)]

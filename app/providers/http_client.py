@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Literal
 from urllib.parse import urlsplit
@@ -72,7 +74,7 @@ _shared_by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] =
 def _create_client() -> httpx.AsyncClient:
     # An account's cookies must not follow another account's requests: neither layer keeps any.
     nobody = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-    tls = httpx.create_ssl_context(trust_env=False)
+    tls = _tls_context()
 
     def session() -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(limit=CONNECTIONS_MAX, keepalive_timeout=KEEPALIVE_S, ssl=tls)
@@ -86,6 +88,12 @@ def _create_client() -> httpx.AsyncClient:
         # Answers are small; compression would only delay the tokens of a stream.
         headers={"accept-encoding": "identity", "user-agent": "tutti"},
     )
+
+
+@cache
+def _tls_context() -> ssl.SSLContext:
+    """Return the one TLS context: reading the certificates costs tens of milliseconds."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 class Exchange:

@@ -15,6 +15,7 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -112,7 +113,7 @@ class LocalAdapter:
             usage=_usage(completion),
             model=request.model,
         )
-        return refuse_blank(result, self._account.provider.value)
+        return refuse_blank(result, request, self._account.provider.value)
 
     async def chat_completion_stream(
         self, request: ChatRequest, *, timeout_s: float, idle_timeout_s: float
@@ -122,7 +123,7 @@ class LocalAdapter:
         loop = asyncio.get_running_loop()
         # Bounded by the answer's own length.
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
-        splitter, said = ThinkSplitter(), False
+        splitter, said = ThinkSplitter(), ChatResult(text="")
         async with self._flight():
             put = pieces.put_nowait
             work = loop.create_task(self._complete(body, lambda piece: _threadsafe(loop, put, piece), timeout_s))
@@ -132,7 +133,7 @@ class LocalAdapter:
                 while (piece := await self._next(pieces, wait_s)) is not None:
                     wait_s = idle_timeout_s
                     thought, text = splitter.feed(piece)
-                    said = said or bool((thought + text).strip())
+                    said = replace(said, text=said.text + text, reasoning=(said.reasoning or "") + thought)
                     if thought or text:
                         yield ChatDelta(text=text, reasoning=thought)
                 completion = await work
@@ -143,8 +144,8 @@ class LocalAdapter:
             thought, text = splitter.end()
             if thought or text:
                 yield ChatDelta(text=text, reasoning=thought)
-            if not said and completion.finish_reason == "stop":
-                refuse_blank(ChatResult(text=text, reasoning=thought), self._account.provider.value)
+            whole = replace(said, text=said.text + text, finish_reason=_finish(completion))
+            refuse_blank(whole, request, self._account.provider.value)
             yield ChatDelta(finish_reason=_finish(completion), usage=_usage(completion), model=request.model)
 
     def calculate_tokens(self, request: ChatRequest) -> int:

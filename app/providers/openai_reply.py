@@ -47,7 +47,7 @@ def decode(body: Json, request: ChatRequest, provider: str) -> ChatResult:
         provider_id=find_text(fields.get("id")),
         other_choices=tuple(results[1:]),
     )
-    return refuse_blank(first, provider)
+    return refuse_blank(first, request, provider)
 
 
 def read_usage(value: Json) -> Usage | None:
@@ -161,7 +161,8 @@ class OpenAIStream:
         self._usage: Usage | None = None
         self._model: str | None = None
         self._id: str | None = None
-        self._said: list[str] = []
+        self._texts: list[str] = []
+        self._thoughts: list[str] = []
         self._refused = False
         self._tools = False
 
@@ -194,12 +195,12 @@ class OpenAIStream:
         finish = self._state(0).finish or (FinishReason.TOOL_CALLS if self._tools else FinishReason.STOP)
         if self._refused and finish is FinishReason.STOP:
             finish = FinishReason.CONTENT_FILTER
-        said = "".join(self._said)
-        if finish in (FinishReason.STOP, FinishReason.TOOL_CALLS) and not said.strip() and not self._tools:
-            raise garbage(self._provider, "gave a blank answer", billed=True)
+        text, thought = "".join(self._texts), "".join(self._thoughts)
+        if not self._tools:
+            refuse_blank(ChatResult(text=text, reasoning=thought, finish_reason=finish), self._request, self._provider)
         return ChatDelta(
             finish_reason=finish,
-            usage=self._usage or estimated_usage(self._request, said),
+            usage=self._usage or estimated_usage(self._request, text, thought),
             model=self._model,
             provider_id=self._id,
         )
@@ -223,7 +224,8 @@ class OpenAIStream:
         self._refused = self._refused or bool(refusal)
         thought = (_reasoning(delta) or "") + thought
         deltas = [ChatDelta(text=text + refusal, reasoning=thought, choice=index)] if text or refusal or thought else []
-        self._said += [text, refusal, thought]
+        self._texts += [text, refusal]
+        self._thoughts.append(thought)
         deltas += tools
         if finish is not None and index > 0:
             deltas.append(ChatDelta(finish_reason=finish, choice=index))

@@ -194,13 +194,14 @@ def estimated_usage(request: ChatRequest, *answer: str) -> Usage:
     )
 
 
-def refuse_blank(result: ChatResult, provider: str) -> ChatResult:
-    """Return ``result`` unless it holds nothing at all although the provider calls it finished; raises GARBAGE.
+def refuse_blank(result: ChatResult, request: ChatRequest, provider: str) -> ChatResult:
+    """Return ``result`` unless it holds no answer although the provider calls it finished; raises GARBAGE.
 
-    An answer cut by its length limit, refused, or with reasoning only is not blank: its reader decides.
+    An answer cut by its length limit or refused is not blank. Nor is reasoning that holds the JSON that was asked for:
+    some servers put it there, and the repair ladder reads it.
     """
     answers = (result, *result.other_choices)
-    if all(_is_blank(answer) for answer in answers):
+    if all(_is_blank(answer, request) for answer in answers):
         raise garbage(provider, "gave a blank answer", billed=True)
     return result
 
@@ -251,7 +252,9 @@ def broken_off(provider: str, *, began: bool) -> UpstreamError:
     )
 
 
-def _is_blank(result: ChatResult) -> bool:
+def _is_blank(result: ChatResult, request: ChatRequest) -> bool:
     if result.finish_reason in (FinishReason.LENGTH, FinishReason.CONTENT_FILTER) or result.refusal:
         return False
-    return not (result.text.strip("\ufeff\u200b \t\r\n") or result.tool_calls or (result.reasoning or "").strip())
+    if result.text.strip("\ufeff\u200b \t\r\n") or result.tool_calls:
+        return False
+    return request.output is None or "{" not in (result.reasoning or "")
