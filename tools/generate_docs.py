@@ -32,6 +32,7 @@ from app.settings.provider_defaults import (
 )
 from app.settings.roles import DEFAULT_TIERS
 from app.settings.schema import SECTIONS, Section
+from tools.compatibility_page import compatibility_page
 
 ROOT = Path(__file__).resolve().parents[1]
 DIFF_LINES_MAX = 20
@@ -65,6 +66,7 @@ def configuration_page() -> str:
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "docs/configuration.md": configuration_page,
+    "docs/compatibility.md": compatibility_page,
 }
 """Every generated page and what makes it."""
 
