@@ -1,4 +1,4 @@
-"""Makes docs/compatibility.md from what the tests hold: every recorded case, and what was run against what, and when."""
+"""Makes docs/compatibility.md from what the tests hold: every recorded case, and what was run against what."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ _INTRODUCTION = """\
 
 Three kinds of evidence, weakest first, and none is claimed for another:
 
-- **recording**: the adapter sends exactly the documented request and reads the documented reply, byte for byte, over real HTTP. The
-  recordings were written from the providers' documentation in November 2026, not captured.
-- **simulator**: the adapter plays against our simulator over real HTTP; the simulator in turn is checked with the providers' own SDKs.
-- **the real thing**: a paid account. **Not done yet for any paid provider**; run `tutti check --live` with your key, and tell us.
+- **recording**: the adapter sends exactly the documented request and reads the documented reply, byte for byte, over
+  real HTTP. The recordings were written from the providers' documentation in November 2026, not captured.
+- **simulator**: the adapter plays against our simulator over real HTTP; the simulator in turn is checked with the
+  providers' own SDKs.
+- **the real thing**: a paid account. **Not done yet for any paid provider**; run `tutti check --live` with your key,
+  and tell us.
+
+State of 2026-11-21.
 
 | part | recording | simulator | the real thing |
 |---|---|---|---|
@@ -43,13 +47,14 @@ _PARTS = (
 _LANGUAGES = """
 ## Languages
 
-Answers in English, Vietnamese and Chinese are tested with scripted models. The embedded model writes English only: measured, its Vietnamese,
-Chinese and French are not usable, and its judgements and scores do not tell good work from bad; the output says so.
+Answers in English, Vietnamese and Chinese are tested with scripted models. The embedded model writes English only:
+measured, its Vietnamese, Chinese and French are not usable, and its judgements and scores do not tell good work from
+bad; the output says so.
 
 ## Not translated
 
-What an adapter cannot translate it refuses with the field's name; nothing is dropped in silence. Retries inside SDKs and HTTP clients are
-off everywhere.
+What an adapter cannot translate it refuses with the field's name; nothing is dropped in silence. Retries inside SDKs
+and HTTP clients are off everywhere.
 """
 
 

@@ -106,6 +106,10 @@ class Conductor:
         """Add a progress line."""
         self.log.emit(kind, task_id, attempt, **payload)
 
+    def add_notes(self, task_id: str, notes: Sequence[str]) -> None:
+        """Keep what a user should know of a task's work or judgement."""
+        self._notes.extend(text for note in notes if (text := f"{task_id}: {note}") not in self._notes)
+
     def spent(self, task_id: str) -> tuple[Usage, str | None]:
         """Return usage and cost of a task so far."""
         return self.caller.usage(task_id), self.caller.cost_usd(task_id)

@@ -8,7 +8,7 @@ business; it gets the upward rank with every call.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -30,6 +30,9 @@ class TaskBook(Protocol):
 
     async def save(self, task: TaskRecord) -> None:
         """Commit the task's row with every line so far."""
+
+    def add_notes(self, task_id: str, notes: Sequence[str]) -> None:
+        """Keep what a user should know of a task's work or judgement."""
 
     def now_s(self) -> float:
         """Return seconds since the run was accepted."""
@@ -144,6 +147,7 @@ class TaskFlow:
             self._note_output(task, attempt, worked.artifact, worked.produced_by, answer)
             judged = await self._judge.judge(self._context, task, worked.artifact, inputs, attempt)
             self.played[task.id].judgement = judged.judgement
+            self._book.add_notes(task.id, (*worked.notes, *judged.notes))
             self._book.emit(
                 "task.judged",
                 task.id,
