@@ -32,6 +32,9 @@ from app.storage.data_dir import require_free
 
 APPLICATION = "tutti"
 DRAIN_TIMEOUT_S = 20.0
+"""From the signal to the end: open requests first, then calls under way at the providers."""
+DOOR_SHARE_S = 6.0
+CALLS_SHARE_S = 10.0
 REQUESTS_AT_ONCE = 1_000
 """Open requests per replica; long event streams count."""
 
@@ -61,7 +64,7 @@ def application(namespace: str) -> Application:
         num_replicas=1,
         max_ongoing_requests=REQUESTS_AT_ONCE,
         ray_actor_options={"num_cpus": 0},
-        graceful_shutdown_timeout_s=DRAIN_TIMEOUT_S,
+        graceful_shutdown_timeout_s=DOOR_SHARE_S,
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )(door(namespace))
     return deployment.bind()
@@ -112,7 +115,7 @@ async def local_desk(
     finally:
         on_progress("ending what was started")
         with contextlib.suppress(GatewayError):
-            await bootstrap.end(timeout_s=DRAIN_TIMEOUT_S)
+            await bootstrap.end(timeout_s=CALLS_SHARE_S)
         await asyncio.to_thread(cluster.stop)
 
 
@@ -133,7 +136,7 @@ async def serve_until_signal(orchestra: Orchestra, *, host: str, port: int, on_p
         on_progress(f"draining (at most {DRAIN_TIMEOUT_S:g} s); a second signal ends at once")
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
-        await _within(asyncio.to_thread(serve.shutdown), DRAIN_TIMEOUT_S)
+        await _within(asyncio.to_thread(serve.shutdown), DOOR_SHARE_S)
 
 
 def serve_forever(orchestra: Orchestra, host: str, port: int, on_progress: Progress) -> None:
