@@ -7,6 +7,7 @@
     │   ├── ConflictError       the thing is not in a state that allows this
     │   └── TokenBudgetError    the run's own ceiling of tokens leaves no room for this call
     ├── UpstreamError           a provider failed (.account, .kind)           by kind
+    │   └── CallLostError       the account's actor died during the call; billed or not is unknown
     └── InternalError           we failed                                     Retry.LATER
         ├── CapacityError       every account is busy, cooling or full (.retry_after_s)
         ├── DeadlineError       the time given for this is over
@@ -163,6 +164,13 @@ class UpstreamError(GatewayError):
     def retry(self) -> Retry:  # type: ignore[override]
         """What a second attempt is worth; by kind."""
         return _RETRY_OF_KIND.get(self.kind, Retry.ELSEWHERE)
+
+
+class CallLostError(UpstreamError):
+    """The account's own actor died during the call; whether the provider was reached, and billed, is unknown.
+
+    Our failure, told like a provider's because another account may serve the call at once.
+    """
 
 
 class InternalError(GatewayError):

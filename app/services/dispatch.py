@@ -18,7 +18,7 @@ from app.domain.accounts import ModelInfo, Orchestra
 from app.domain.calls import Admission, CallAnswer, CallOrder, CallOutcome, ModelCall
 from app.domain.chat import Json
 from app.domain.cost import cost_usd
-from app.domain.errors import CapacityError, DeadlineError, GatewayError, InternalError, UpstreamError, UpstreamKind
+from app.domain.errors import CallLostError, CapacityError, DeadlineError, GatewayError, InternalError, UpstreamKind
 from app.domain.estimate import estimate_tokens
 from app.domain.placement import NEVER_S, Choice, ReadyCall, Wait, place
 from app.domain.ports import AccountHosts, Clock
@@ -30,6 +30,8 @@ BATCH_ORDERS_MAX = 32
 REFUSED_PAUSE_S = 0.01
 RECHECK_S = 0.25
 """Longest sleep while calls wait, in case a wake-up was missed or an account recovered unannounced."""
+SILENCE_S = 2.0
+"""A host that did not answer gets no calls for this long: by then the directory has looked at it."""
 OUTPUT_TOKENS_DEFAULT = 1_024
 
 _log = logging.getLogger(__name__)
@@ -106,6 +108,7 @@ class Dispatcher:
         self._on_silence = on_silence
         self._ready: dict[str, _Waiting] = {}
         self._hosts: dict[str, _Host] = {}
+        self._silent_until_ns: dict[str, int] = {}
         self._wake = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
 
@@ -159,7 +162,7 @@ class Dispatcher:
         if not waiting:
             return
         orchestra = self._roster.orchestra()
-        rows = [row for row in self._roster.load() if self._roster.host_of(row.account) is not None]
+        rows = [row for row in self._roster.load() if self._is_reachable(row.account, now_ns)]
         waiting.sort(key=lambda item: (-item.call.rank_s, item.queued_ns))
         placed = place([self._ready_call(item) for item in waiting], rows, self._clock.monotonic_ns() / 1e9)
         batches: dict[str, list[tuple[_Waiting, CallOrder]]] = {}
@@ -285,12 +288,13 @@ class Dispatcher:
             return ModelInfo(name=name, family="unknown")
 
     async def _lose(self, name: str, host: _Host, items: Sequence[_Waiting]) -> None:
-        """Fail calls whose host went away: whether they were billed is unknown."""
+        """Fail calls whose host went away: whether they were billed is unknown. It gets no others for a while."""
+        self._silent_until_ns[name] = self._clock.monotonic_ns() + int(SILENCE_S * 1e9)
         for item in items:
             host.in_flight.pop(item.call.call_id, None)
             if not item.answer.done():
                 item.answer.set_exception(
-                    UpstreamError(
+                    CallLostError(
                         f"the actor of {item.account} went away during the call",
                         kind=UpstreamKind.CONNECTION,
                         account=item.account,
@@ -312,7 +316,19 @@ class Dispatcher:
         with contextlib.suppress(GatewayError):  # a host that is gone has nothing left to stop
             await self._client.cancel(name, self._owner, [call_id])
 
+    def _is_reachable(self, account: str, now_ns: int) -> bool:
+        host = self._roster.host_of(account)
+        return host is not None and self._silent_until_ns.get(host, 0) <= now_ns
+
+    def _may_come(self, call: ModelCall) -> bool:
+        """Tell whether an account that is starting, or whose actor is being restarted, may yet take the call."""
+        orchestra, now_ns = self._roster.orchestra(), self._clock.monotonic_ns()
+        names = [account.name for model in call.models for account in orchestra.accounts_of(model)]
+        return any(not self._is_reachable(name, now_ns) for name in names)
+
     def _tell_waiting(self, item: _Waiting, start_in_s: float, reason: str) -> None:
+        if start_in_s >= NEVER_S and self._may_come(item.call):
+            start_in_s, reason = SILENCE_S, "its account is starting"
         if start_in_s >= NEVER_S and not item.answer.done():
             item.answer.set_exception(CapacityError(reason, remedy="look at `tutti accounts`, or name another model"))
         elif not item.told_waiting:

@@ -14,7 +14,15 @@ from decimal import Decimal
 
 from app.domain.calls import CallAnswer, ModelCall
 from app.domain.chat import NO_USAGE, ChatRequest, ChatResult, Usage
-from app.domain.errors import DeadlineError, GatewayError, Retry, TokenBudgetError, UpstreamError, UpstreamKind
+from app.domain.errors import (
+    CallLostError,
+    DeadlineError,
+    GatewayError,
+    Retry,
+    TokenBudgetError,
+    UpstreamError,
+    UpstreamKind,
+)
 from app.domain.estimate import estimate_tokens
 from app.domain.ports import Clock, Journal, ModelCaller
 from app.domain.run import CallRecord, CallState
@@ -89,8 +97,8 @@ class RunCaller:
         """Get one answer, from whichever account can give it; errors as the port says, and TokenBudgetError.
 
         A failed try goes to another account at once. The run's retry budget bounds what may be bought twice; refusals
-        that cost nothing (a limit, a dead key) are bounded by ``TRIES_MAX`` alone. What an earlier life of the run
-        bought for exactly this request is returned from the journal.
+        that cost nothing (a limit, a dead key) and calls that died with our own actor are bounded by ``TRIES_MAX``
+        alone. What an earlier life of the run bought for exactly this request is returned from the journal.
         """
         replayed = self._replayed(call)
         if replayed is not None:
@@ -158,7 +166,8 @@ class RunCaller:
             self._paid.setdefault(record.task_id, {})[record.key] = record
 
     def _may_retry(self, error: UpstreamError) -> bool:
-        if error.kind in FREE_REFUSALS:
+        # A call lost with its account's actor is our failure: it must not eat the budget for the providers'.
+        if error.kind in FREE_REFUSALS or isinstance(error, CallLostError):
             return True
         allowed = max(RETRIES_MIN, int(len(self._bought(None)) * self._retry_share))
         self._retries += 1

@@ -11,7 +11,7 @@ import pytest
 from app.domain.accounts import AccountSpec, CoordinatorSpec, ModelInfo, Orchestra, Provider
 from app.domain.calls import CallOrder, ModelCall
 from app.domain.chat import ChatRequest, ChatResult, Message, Role
-from app.domain.errors import CapacityError, DeadlineError, GatewayError, UpstreamError, UpstreamKind
+from app.domain.errors import CallLostError, CapacityError, DeadlineError, GatewayError, UpstreamError, UpstreamKind
 from app.domain.load import LoadRow
 from app.services.dispatch import CallProgress, Dispatcher
 from app.services.roster import SnapshotRoster
@@ -168,6 +168,30 @@ async def test_a_dead_host_fails_its_calls_as_unknown_and_is_reported(stage: Cal
         await running
     assert (lost.value.kind, lost.value.billed, lost.value.account) == (UpstreamKind.CONNECTION, None, "a")
     await asyncio.wait_for(_until(lambda: built.silent == ["host-a"]), 2)
+
+
+async def test_a_host_that_went_away_gets_no_calls_until_it_is_back(stage: Callable[..., Stage]) -> None:
+    """One dead actor must not swallow every waiting call of the run, one after the other."""
+    built = stage(say_ok, a_row("a"), a_row("b", call_s=9.0))
+    built.hosts.gone.add("host-a")
+    with pytest.raises(CallLostError):
+        await built.dispatcher.call(a_call("c1"))
+    answers = [await built.dispatcher.call(a_call(f"c{number}")) for number in (2, 3)]
+
+    assert [answer.account for answer in answers] == ["b", "b"]
+
+
+async def test_a_call_waits_for_the_only_account_to_come_back(stage: Callable[..., Stage]) -> None:
+    """An actor that is being restarted is no reason to give a call up."""
+    built = stage(say_ok)
+    built.hosts.gone.add("host-a")
+    with pytest.raises(CallLostError):
+        await built.dispatcher.call(a_call("c1"))
+    built.hosts.gone.clear()
+
+    with pytest.raises(CapacityError, match="no account could start"):
+        await built.dispatcher.call(a_call("c2", deadline_s=0.05))
+    assert [(item.kind, item.reason) for item in built.progress] == [("waiting", "its account is starting")]
 
 
 async def test_a_cancelled_call_is_stopped_at_the_account(stage: Callable[..., Stage]) -> None:

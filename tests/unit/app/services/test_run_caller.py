@@ -8,7 +8,7 @@ import pytest
 
 from app.domain.calls import CallAnswer, ModelCall
 from app.domain.chat import ChatRequest, ChatResult, Message, Role, Usage
-from app.domain.errors import GatewayError, TokenBudgetError, UpstreamError, UpstreamKind
+from app.domain.errors import CallLostError, GatewayError, TokenBudgetError, UpstreamError, UpstreamKind
 from app.domain.run import CallRecord, CallState
 from app.services.run_caller import RETRIES_MIN, TRIES_MAX, RunCaller, RunLimits
 from tests.fakes.clock import RunningClock
@@ -138,6 +138,15 @@ async def test_refusals_that_cost_nothing_are_bounded_by_tries_alone() -> None:
         await a_caller(inner, note=lambda call, error, again: notes.append(again)).call(a_call())
     assert len(inner.calls) == TRIES_MAX
     assert notes == [True] * (TRIES_MAX - 1) + [False]
+
+
+async def test_calls_lost_with_our_own_actor_leave_the_retry_budget_alone() -> None:
+    """An actor that dies with ten calls in flight must not fail the run they belong to."""
+    inner = Inner(CallLostError("lost", kind=UpstreamKind.CONNECTION, account="a", billed=None))
+    with pytest.raises(UpstreamError):
+        await a_caller(inner).call(a_call())
+
+    assert len(inner.calls) == TRIES_MAX
 
 
 async def test_the_token_ceiling_is_checked_before_the_call() -> None:
