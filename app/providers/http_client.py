@@ -241,6 +241,8 @@ class EventStream:
         self._response = response
         self._deadline = deadline
         self._idle_timeout_s = idle_timeout_s
+        # A response can be iterated once only.
+        self._chunks = response.aiter_bytes()
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
 
@@ -268,10 +270,10 @@ class EventStream:
             UpstreamError: TIMEOUT (idle or whole), CUT, or GARBAGE (an event or the stream is too large).
         """
         loop = asyncio.get_running_loop()
-        parser, chunks, size_bytes = SseParser(), self._response.aiter_bytes(), 0
+        parser, size_bytes = SseParser(), 0
         idle_deadline = loop.time() + self._idle_timeout_s
         while True:
-            chunk = await self._next(chunks, idle_deadline)
+            chunk = await self._next(idle_deadline)
             try:
                 events = parser.end() if chunk is None else parser.feed(chunk)
             except EventTooLargeError:
@@ -289,15 +291,15 @@ class EventStream:
 
     async def drain(self) -> None:
         """Read the rest of a stream that has said its last word, so that its connection can be kept."""
-        with contextlib.suppress(TimeoutError, httpx.StreamError, *_TRANSPORT_ERRORS):
+        with contextlib.suppress(TimeoutError, *_TRANSPORT_ERRORS):
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
-                async for _chunk in self._response.aiter_raw():
+                async for _chunk in self._chunks:
                     pass
 
-    async def _next(self, chunks: AsyncIterator[bytes], idle_deadline: float) -> bytes | None:
+    async def _next(self, idle_deadline: float) -> bytes | None:
         try:
             async with asyncio.timeout_at(min(self._deadline, idle_deadline)):
-                return await anext(chunks, None)
+                return await anext(self._chunks, None)
         except TimeoutError:
             what = "sent nothing for too long" if idle_deadline < self._deadline else "gave no complete answer in time"
             failure = self._exchange._too_late(what)
