@@ -1,8 +1,8 @@
 """The Anthropic Messages format. Reading answers is in ``anthropic_reply``.
 
 System messages move to the top, whatever their place; turns of one role in a row are merged, as the API wants it.
-Thinking goes back with its signature and never without one. Source: shared provider facts of 2026-11, section on
-Anthropic; anthropic-sdk-python's types.
+Thinking goes back with its signature and never without one. Source: the API reference and
+anthropic-sdk-python's types, as of 2026-11.
 """
 
 from __future__ import annotations

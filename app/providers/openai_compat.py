@@ -2,7 +2,7 @@
 
 One translation; where the servers differ, a ``Dialect`` says how. Reading answers is in ``openai_reply``. Reasoning of
 earlier turns is sent back only where the dialect wants it: elsewhere it is refused or ignored, so it is left out by
-design. Source: shared provider facts of 2026-11, sections on OpenAI, DeepSeek and Qwen; openai-python's types.
+design. Source: the providers' API references and openai-python's types, as of 2026-11.
 """
 
 from __future__ import annotations
