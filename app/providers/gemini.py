@@ -1,8 +1,8 @@
 """The Gemini generateContent format. Reading answers is in ``gemini_reply``.
 
 System messages become the system instruction; turns of one role in a row are merged; thought signatures go back to
-where they came from. The key travels in a header, never in the address. Source: shared provider facts of 2026-11,
-section on Gemini; python-genai's types.
+where they came from. The key travels in a header, never in the address. Source: the API reference and
+python-genai's types, as of 2026-11.
 """
 
 from __future__ import annotations
