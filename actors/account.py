@@ -26,7 +26,14 @@ from app.domain.account_state import AccountBook, Ending
 from app.domain.accounts import AccountSpec, ModelInfo
 from app.domain.calls import Admission, CallOrder, CallOutcome
 from app.domain.chat import ChatRequest, ChatResult, Message, Role
-from app.domain.errors import GatewayError, InternalError, UpstreamError, UpstreamKind
+from app.domain.errors import (
+    CapacityError,
+    DeadlineError,
+    GatewayError,
+    InternalError,
+    UpstreamError,
+    UpstreamKind,
+)
 from app.domain.limiter_state import LimiterState, SavedLimiter
 from app.domain.load import LoadRow
 from app.domain.views import AccountView, LiveCheck
@@ -36,6 +43,7 @@ MAILBOX_OUTCOMES_MAX = 10_000
 """Outcomes kept for an owner that does not collect; beyond it the oldest are dropped: that owner is gone."""
 SAVE_PERIOD_S = 1.0
 CHECK_TIMEOUT_S = 30.0
+CHECK_TOKENS = 16
 
 AdapterFactory = Callable[[AccountSpec, Sequence[ModelInfo]], ProviderAdapter]
 
@@ -127,23 +135,41 @@ class AccountHost:
                 task.cancel()
 
     async def check(self, account: str) -> LiveCheck:
-        """Make one tiny call outside any run, within the limits."""
-        spec, adapter = self._adapters[account]
-        model, upstream = spec.models[0]
-        request = ChatRequest(model=upstream, messages=(Message(role=Role.USER, text="Say ok."),), output_tokens_max=16)
+        """Make one tiny call outside any run, within the limits.
+
+        A person asks for it, so a dead key gets another chance: the account may have been topped up.
+        """
+        spec, _adapter = self._adapters[account]
+        model = spec.models[0][0]
+        self._book.revive(account)
+        order = CallOrder(
+            call_id=uuid.uuid4().hex,
+            owner=f"check-{uuid.uuid4().hex}",
+            account=account,
+            model=model,
+            request=ChatRequest(
+                model=model, messages=(Message(role=Role.USER, text="Say ok."),), output_tokens_max=CHECK_TOKENS
+            ),
+            input_tokens=CHECK_TOKENS,
+            output_tokens_max=CHECK_TOKENS,
+            timeout_s=CHECK_TIMEOUT_S,
+        )
         started = time.monotonic()
-        try:
-            await adapter.chat_completion(request, timeout_s=CHECK_TIMEOUT_S)
-            ok, message = True, "answered"
-        except GatewayError as error:
-            ok, message = False, error.message if error.remedy is None else f"{error.message}; {error.remedy}"
+        admission = self._admit(order)
+        if admission.admitted:
+            outcomes = await self.collect(order.owner, CHECK_TIMEOUT_S + order.horizon_s)
+            error = outcomes[0].error if outcomes else DeadlineError(f"{account} did not answer in time")
+        else:
+            error = CapacityError(f"not called: {admission.reason}; possible in {admission.start_in_s:.0f} s")
+        self._mailboxes.pop(order.owner, None)
+        remedy = f"; {error.remedy}" if error is not None and error.remedy else ""
         return LiveCheck(
             account=account,
             provider=spec.provider.value,
             model=model,
-            ok=ok,
+            ok=error is None,
             seconds=round(time.monotonic() - started, 3),
-            message=message,
+            message="answered" if error is None else f"{error.message}{remedy}",
         )
 
     async def drain(self, timeout_s: float) -> None:

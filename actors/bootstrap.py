@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 
+from actors.directory import assign_hosts
 from actors.handles import DeskHandle, DirectoryHandle, StoreHandle
 from app.domain.accounts import Orchestra
 from app.domain.errors import GatewayError, InternalError
@@ -52,19 +53,30 @@ class RayHostFactory:
         await asyncio.to_thread(_kill, host, self._namespace)
 
 
-async def ensure(orchestra: Orchestra, *, namespace: str = NAMESPACE) -> DeskHandle:
+async def ensure(orchestra: Orchestra, *, namespace: str = NAMESPACE, fresh: bool = False) -> DeskHandle:
     """Start our actors on the connected cluster, or find them; return the desk.
 
     A cluster that is already configured keeps its configuration: change it with a reload.
+
+    Args:
+        orchestra: The configuration.
+        namespace: Where the actors live.
+        fresh: Nothing of ours is on the cluster yet, so the account actors need not wait for the directory.
 
     Raises:
         ConflictError: the data directory is in use by another cluster.
         InternalError: an actor did not come up.
     """
+    wanted = [
+        (STORE_CLASS, STORE, orchestra.data_dir),
+        (DIRECTORY_CLASS, DIRECTORY, namespace),
+        (COORDINATOR_CLASS, COORDINATOR, namespace),
+    ]
+    factory = RayHostFactory(namespace)
+    hosts = assign_hosts(orchestra, {}) if fresh else {}
     await asyncio.gather(
-        asyncio.to_thread(_create, STORE_CLASS, STORE, namespace, orchestra.data_dir),
-        asyncio.to_thread(_create, DIRECTORY_CLASS, DIRECTORY, namespace, namespace),
-        asyncio.to_thread(_create, COORDINATOR_CLASS, COORDINATOR, namespace, namespace),
+        *(asyncio.to_thread(_create, address, name, namespace, argument) for address, name, argument in wanted),
+        *(factory.create(host) for host in hosts),
     )
     store, directory = StoreHandle(namespace), DirectoryHandle(namespace)
     await asyncio.gather(store.ping(timeout_s=START_TIMEOUT_S), directory.start(orchestra))

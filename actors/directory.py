@@ -131,7 +131,8 @@ class Directory:
 
     async def apply_mapping(self, document: Mapping[str, Any]) -> ReloadReport:
         """Apply a configuration given as plain data (Serve's ``user_config``)."""
-        return await self.apply(settings.load_mapping(document, source="user_config"))
+        here = {} if self._orchestra is None else {"data_dir": self._orchestra.data_dir}
+        return await self.apply(settings.load_mapping({**here, **document}, source="user_config"))
 
     async def reload(self) -> ReloadReport:
         """Read the configuration file (or the environment) again; a wrong one raises and changes nothing."""

@@ -166,6 +166,12 @@ class AccountBook:
         self.dirty = True
         return Decision(admitted=True, start_in_s=_seconds(found.start_ns - now_ns))
 
+    def revive(self, account: str) -> None:
+        """Give a dead account another chance, because a person looks at it."""
+        for (name, _model), meter in self._meters.items():
+            if name == account and meter.health.ready_at_ns(0) is None:
+                meter.health, meter.last_error = Health(), None
+
     def may_send(self, order: CallOrder, ticket: str, now_ns: int) -> bool:
         """Tell whether an admitted order whose start has come may be sent; False where a cooldown came in between."""
         scope, _meter = self._of(order.account, order.model)

@@ -15,7 +15,7 @@ from app.domain.chat import ChatRequest, ChatResult
 from app.domain.errors import InternalError, UpstreamError, UpstreamKind
 from app.domain.limiter_state import SavedLimiter
 from app.domain.limits import LimitSpec
-from tests.fakes.adapters import FakeAdapter
+from tests.fakes.adapters import FakeAdapter, say_ok
 
 MODELS = [ModelInfo(name="m", family="f")]
 
@@ -227,3 +227,24 @@ async def test_a_changed_limit_keeps_the_connection_and_a_changed_key_replaces_i
     await asyncio.sleep(0.01)
 
     assert first.closed
+
+
+async def test_a_live_check_stays_within_the_limits_and_revives_a_topped_up_key(stage: Stage) -> None:
+    """A check is a call like any other for the provider; a person who asks for it may have paid the bill."""
+
+    def refuse(request: ChatRequest) -> ChatResult:
+        raise UpstreamError("the key has no money", kind=UpstreamKind.DEAD_KEY, status=402)
+
+    await stage.configure(an_account(limits=LimitSpec(concurrency=1)))
+    stage.adapter.behaviour = refuse
+    dead = await stage.host.check("a")
+    stage.adapter.behaviour = say_ok
+    paid = await stage.host.check("a")
+    stage.adapter.gate.clear()
+    await stage.host.submit([an_order("c1")])
+    full = await stage.host.check("a")
+
+    assert (dead.ok, dead.message) == (False, "the key has no money")
+    assert (paid.ok, paid.message) == (True, "answered")
+    assert not full.ok
+    assert full.message.startswith("not called: concurrency")
