@@ -15,10 +15,11 @@ from typing import Any
 
 import ray
 
-from actors.directory import assign_hosts
-from actors.handles import DeskHandle, DirectoryHandle, StoreHandle
+from actors.directory import Directory
+from actors.handles import DeskHandle, DirectoryHandle, HostHandles, StoreHandle
 from app.domain.accounts import Orchestra
 from app.domain.errors import GatewayError, InternalError
+from app.domain.hosting import assign_hosts
 
 NAMESPACE = "tutti"
 STORE = "store"
@@ -27,7 +28,7 @@ COORDINATOR = "coordinator"
 
 # By address: a process that only names an actor must not pay for importing what it needs (half a second of CPU each).
 STORE_CLASS = "actors.store:Store"
-DIRECTORY_CLASS = "actors.directory:DirectoryActor"
+DIRECTORY_CLASS = "actors.bootstrap:DirectoryActor"
 COORDINATOR_CLASS = "actors.coordinator:Coordinator"
 ACCOUNT_CLASS = "actors.account:AccountActor"
 
@@ -51,6 +52,13 @@ class RayHostFactory:
     async def destroy(self, host: str) -> None:
         """End the actor for good; it was drained before."""
         await asyncio.to_thread(_kill, host, self._namespace)
+
+
+class DirectoryActor(Directory):
+    """The directory with its Ray clients; built inside the actor because clients do not travel."""
+
+    def __init__(self, namespace: str) -> None:
+        super().__init__(HostHandles(namespace), RayHostFactory(namespace))
 
 
 async def ensure(orchestra: Orchestra, *, namespace: str = NAMESPACE, fresh: bool = False) -> DeskHandle:

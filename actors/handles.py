@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -16,6 +17,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 
 from app.domain.calls import Admission, CallOrder, CallOutcome
 from app.domain.errors import CancelledError, DeadlineError, GatewayError, InternalError
+from app.domain.hosting import Snapshot
 from app.domain.limiter_state import SavedLimiter
 from app.domain.load import LoadRow
 from app.domain.plan import Plan
@@ -23,7 +25,6 @@ from app.domain.run import CallRecord, RunEvent, RunRecord, RunRequest, TaskReco
 from app.domain.views import AccountView, LiveCheck, ReloadReport
 
 if TYPE_CHECKING:
-    from actors.directory import Snapshot
     from app.domain.accounts import AccountSpec, ModelInfo, Orchestra
 
 Value = TypeVar("Value")
@@ -32,6 +33,8 @@ CONTROL_TIMEOUT_S = 30.0
 """Calls that only look or record."""
 SUBMIT_TIMEOUT_S = 10.0
 COLLECT_WAIT_S = 20.0
+STORE_PATIENCE_S = 20.0
+RESTART_PAUSE_S = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -86,32 +89,53 @@ def translate(error: BaseException, *, of: str) -> GatewayError:
 
 
 class ActorHandle:
-    """A named actor, looked up when first used and again after it was replaced."""
+    """A named actor, looked up when first used and again after it was replaced.
 
-    def __init__(self, name: str, namespace: str) -> None:
+    Args:
+        name: The actor's name.
+        namespace: Where it lives.
+        patience_s: How long a call is repeated while the actor is being restarted; more than 0 only where every command
+            is safe to repeat.
+    """
+
+    def __init__(self, name: str, namespace: str, *, patience_s: float = 0.0) -> None:
         self.name = name
         self.namespace = namespace
+        self._patience_s = patience_s
         self._actor: Any = None
 
     async def ask(self, method: str, *arguments: Any, timeout_s: float = CONTROL_TIMEOUT_S) -> Any:
         """Call ``method`` and await its answer; errors as ``handles.ask``."""
+        until_s = time.monotonic() + self._patience_s
+        while True:
+            actor = await self._found()
+            try:
+                return await ask(getattr(actor, method).remote(*arguments), of=self.name, timeout_s=timeout_s)
+            except ActorGoneError:
+                self._actor = None
+                if time.monotonic() >= until_s:
+                    raise
+                await asyncio.sleep(RESTART_PAUSE_S)
+
+    async def _found(self) -> Any:
         if self._actor is None:
             try:
                 self._actor = await asyncio.to_thread(ray.get_actor, self.name, self.namespace)
             except ValueError:
                 raise ActorGoneError(f"{self.name} is not running", remedy="start Tutti: `tutti serve`") from None
-        try:
-            return await ask(getattr(self._actor, method).remote(*arguments), of=self.name, timeout_s=timeout_s)
-        except ActorGoneError:
-            self._actor = None
-            raise
+        return self._actor
 
 
 class StoreHandle:
-    """The journal, as the services' port ``Journal`` and for the account actors."""
+    """The journal, as the services' port ``Journal`` and for the account actors.
+
+    A store that died is back within seconds with all it had acknowledged, and every command is safe to repeat: runs
+    wait for it rather than fail.
+    """
 
     def __init__(self, namespace: str) -> None:
-        self._actor = ActorHandle("store", namespace)
+        self._actor = ActorHandle("store", namespace, patience_s=STORE_PATIENCE_S)
+        self._as_it_is = ActorHandle("store", namespace)
 
     async def create_run(self, record: RunRecord) -> RunRecord:
         return cast("RunRecord", await self._actor.ask("create_run", record))
@@ -154,10 +178,10 @@ class StoreHandle:
         return cast("list[SavedLimiter]", await self._actor.ask("find_limiters", list(keys)))
 
     async def ping(self, *, timeout_s: float = 5.0) -> str:
-        return cast("str", await self._actor.ask("ping", timeout_s=timeout_s))
+        return cast("str", await self._as_it_is.ask("ping", timeout_s=timeout_s))
 
     async def close(self) -> None:
-        await self._actor.ask("close")
+        await self._as_it_is.ask("close")
 
 
 class HostHandles:

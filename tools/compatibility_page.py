@@ -14,8 +14,8 @@ _INTRODUCTION = """\
 
 Three kinds of evidence, weakest first, and none is claimed for another:
 
-- **recording**: the adapter sends exactly the documented request and reads the documented reply, byte for byte, over
-  real HTTP. The recordings were written from the providers' documentation in November 2026, not captured.
+- **recording**: the adapter sends exactly the documented path and body and reads the documented reply, field by field,
+  over real HTTP. The recordings were written from the providers' documentation in November 2026, not captured.
 - **simulator**: the adapter plays against our simulator over real HTTP; the simulator in turn is checked with the
   providers' own SDKs.
 - **the real thing**: a paid account. **Not done yet for any paid provider**; run `tutti check --live` with your key,

@@ -1,0 +1,60 @@
+"""Which actor hosts which accounts, and the picture of it that everybody else holds. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from app.domain.accounts import AccountSpec, Orchestra
+from app.domain.load import LoadRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What everybody else knows of the accounts; a new version with every change of membership or load."""
+
+    version: int
+    orchestra: Orchestra | None
+    hosts: dict[str, str] = field(default_factory=dict)
+    """Account name to the actor that serves it; an account that is still starting is missing."""
+    load: tuple[LoadRow, ...] = ()
+
+
+def assign_hosts(
+    orchestra: Orchestra, current: Mapping[str, tuple[AccountSpec, ...]]
+) -> dict[str, tuple[AccountSpec, ...]]:
+    """Return which actor hosts which accounts.
+
+    Accounts of one limiter scope always share an actor; at most ``accounts_per_actor`` accounts (or one scope) share
+    one. An account that already has a host keeps it, so that a reload moves nobody.
+    """
+    scopes: dict[str, list[AccountSpec]] = {}
+    for account in orchestra.accounts:
+        scopes.setdefault(account.scope, []).append(account)
+    if orchestra.accounts_per_actor <= 1:
+        return {host_name(scope): tuple(accounts) for scope, accounts in scopes.items()}
+    home = {account.scope: host for host, accounts in current.items() for account in accounts}
+    hosts: dict[str, list[AccountSpec]] = {}
+    homeless: list[str] = []
+    for scope, accounts in scopes.items():
+        if scope in home:
+            hosts.setdefault(home[scope], []).extend(accounts)
+        else:
+            homeless.append(scope)
+    index = 0
+    for scope in homeless:
+        while len(hosts.get(f"accounts-{index}", [])) + len(scopes[scope]) > max(
+            orchestra.accounts_per_actor, len(scopes[scope])
+        ):
+            index += 1
+        hosts.setdefault(f"accounts-{index}", []).extend(scopes[scope])
+    return {host: tuple(accounts) for host, accounts in hosts.items()}
+
+
+def host_name(scope: str) -> str:
+    """Return the readable actor name of a limiter scope; long or odd ones get a hash so that names stay distinct."""
+    readable = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in scope.replace(":", "-", 1))
+    if readable == scope.replace(":", "-", 1) and len(readable) <= 80:
+        return readable
+    return f"{readable[:60]}-{hashlib.sha256(scope.encode()).hexdigest()[:8]}"
