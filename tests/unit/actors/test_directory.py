@@ -1,0 +1,203 @@
+"""The directory brings accounts up, keeps what works when a configuration is wrong, and configures a new life again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from actors.directory import Directory
+from app import settings
+from app.domain.accounts import AccountSpec, ModelInfo, Orchestra
+from app.domain.errors import ConfigurationError, GatewayError, InternalError
+from app.domain.load import LoadRow
+from app.domain.views import AccountView, LiveCheck
+
+
+class World:
+    """Account actors without Ray: which live, and what they were told."""
+
+    def __init__(self) -> None:
+        self.living: dict[str, str] = {}
+        self.configured: dict[str, list[str]] = {}
+        self.versions: dict[str, int] = {}
+        self.drained: list[str] = []
+
+    async def create(self, host: str) -> None:
+        self.living.setdefault(host, "first life")
+
+    async def destroy(self, host: str) -> None:
+        self.living.pop(host, None)
+
+    async def configure(
+        self, host: str, version: int, accounts: Sequence[AccountSpec], models: Sequence[ModelInfo]
+    ) -> None:
+        self._check(host)
+        self.configured[host] = [account.name for account in accounts]
+        self.versions[host] = version
+
+    async def status(self, host: str) -> tuple[str, int, Sequence[LoadRow]]:
+        self._check(host)
+        return self.living[host], self.versions.get(host, 0), ()
+
+    async def views(self, host: str) -> Sequence[AccountView]:
+        self._check(host)
+        return [
+            AccountView(account=name, provider="custom", model="m", state="healthy") for name in self.configured[host]
+        ]
+
+    async def check(self, host: str, account: str) -> LiveCheck:
+        self._check(host)
+        return LiveCheck(account=account, provider="custom", model="m", ok=True, seconds=0.1, message="answered")
+
+    async def drain(self, host: str, timeout_s: float) -> None:
+        self.drained.append(host)
+
+    def restart(self, host: str) -> None:
+        """Do what Ray does when an actor dies: a new life that knows nothing."""
+        self.living[host] = "second life"
+        self.versions.pop(host)
+        self.configured.pop(host)
+
+    def _check(self, host: str) -> None:
+        if host not in self.living:
+            raise InternalError(f"{host} is not running")
+
+
+def configuration(*names: str, data_dir: str = "/nowhere", key: str = "k") -> dict[str, object]:
+    return {
+        "data_dir": data_dir,
+        "accounts": [
+            {"name": name, "provider": "custom", "api_key": key, "base_url": "http://127.0.0.1:1", "models": ["m"]}
+            for name in names
+        ],
+    }
+
+
+def orchestra(*names: str, **more: str) -> Orchestra:
+    return settings.load_mapping(configuration(*names, **more), source="test", environ={})
+
+
+@pytest.fixture
+async def world() -> World:
+    return World()
+
+
+@pytest.fixture
+async def directory(world: World) -> AsyncIterator[Directory]:
+    built = Directory(world, world)
+    yield built
+    await built.drain(0.1)
+
+
+async def eventually(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not true():  # noqa: ASYNC110  somebody else's state is waited for
+            await asyncio.sleep(0.01)
+
+
+async def test_start_brings_every_account_up_and_a_second_start_changes_nothing(
+    directory: Directory, world: World
+) -> None:
+    """Two ways in on one cluster share one configuration."""
+    assert await directory.start(orchestra("a", "b"))
+    assert not await directory.start(orchestra("c"))
+
+    snapshot = await directory.watch(-1, 1.0)
+    assert snapshot.hosts == {"a": "account-a", "b": "account-b"}
+    assert world.configured == {"account-a": ["a"], "account-b": ["b"]}
+
+
+async def test_a_new_configuration_adds_removes_and_drains(directory: Directory, world: World) -> None:
+    """Removed accounts finish what they have begun."""
+    await directory.start(orchestra("a", "b"))
+    report = await directory.apply(orchestra("b", "c"))
+
+    assert (report.added, report.removed, report.version) == (("c",), ("a",), 2)
+    await eventually(lambda: world.drained == ["account-a"] and "account-a" not in world.living)
+    assert world.configured["account-c"] == ["c"]
+    assert (await directory.watch(-1, 1.0)).hosts == {"b": "account-b", "c": "account-c"}
+
+
+async def test_the_same_configuration_again_changes_nothing(directory: Directory) -> None:
+    """Every replica applies the same user_config; only the first may count."""
+    await directory.start(orchestra("a"))
+
+    report = await directory.apply(orchestra("a"))
+
+    assert (report.version, report.notes) == (1, ("nothing changed",))
+
+
+async def test_a_moved_data_directory_is_refused(directory: Directory) -> None:
+    """The journal cannot move under a running store."""
+    await directory.start(orchestra("a"))
+
+    with pytest.raises(ConfigurationError, match="data_dir"):
+        await directory.apply(orchestra("a", "b", data_dir="/elsewhere"))
+
+
+async def test_plain_data_keeps_the_data_directory_where_it_names_none(directory: Directory) -> None:
+    """Serve's user_config describes accounts, not where the journal lives."""
+    await directory.start(orchestra("a"))
+    document = configuration("a", "b")
+    del document["data_dir"]
+
+    assert (await directory.apply_mapping(document)).added == ("b",)
+
+
+async def test_a_wrong_file_changes_nothing_and_says_why(directory: Directory, tmp_path: Path, world: World) -> None:
+    """The file is watched: a mistake must not take the pool down."""
+    file = tmp_path / "tutti.yaml"
+    text = settings.write_template(environ={}) + f"\ndata_dir: {tmp_path}/data\n"
+    file.write_text("\n".join(line for line in text.splitlines() if not line.startswith("data_dir: ~")) + "\n")
+    await directory.start(settings.load(file, environ={}))
+    before = dict(world.configured)
+    file.write_text("accounts: [{name: a, provider: nobody}]\n")
+
+    with pytest.raises(ConfigurationError, match="nobody"):
+        await directory.reload()
+    assert world.configured == before
+
+
+async def test_a_restarted_account_actor_is_configured_again(directory: Directory, world: World) -> None:
+    """Ray restarts it with nothing; whoever reports its silence gets it looked after at once."""
+    await directory.start(orchestra("a"))
+    world.restart("account-a")
+    await directory.suspect("account-a")
+
+    await eventually(lambda: world.configured.get("account-a") == ["a"])
+
+
+async def test_an_account_that_does_not_answer_is_shown_and_not_offered(directory: Directory, world: World) -> None:
+    """Callers must not send work to a dead actor, operators must see it."""
+    await directory.start(orchestra("a", "b"))
+    world.living.pop("account-a")
+    await directory.suspect("account-a")
+    for _ in range(200):
+        snapshot = await directory.watch(-1, 0.0)
+        if snapshot.hosts == {"b": "account-b"}:
+            break
+        await asyncio.sleep(0.01)
+
+    assert snapshot.hosts == {"b": "account-b"}
+    states = {view.account: (view.state, view.last_error) for view in await directory.views()}
+    assert states["a"] == ("starting", "account-a is not running")
+    checks = {check.account: check.ok for check in await directory.check_live()}
+    assert checks == {"a": False, "b": True}
+
+
+async def test_watching_wakes_with_the_next_version(directory: Directory) -> None:
+    """A long poll must not wait out its time when something changes."""
+    await directory.start(orchestra("a"))
+    version = (await directory.watch(-1, 0.0)).version
+    waiting = asyncio.create_task(directory.watch(version, 30.0))
+
+    assert (await asyncio.wait_for(waiting, 5.0)).version > version
+
+
+async def test_nothing_can_be_applied_before_the_start(directory: Directory) -> None:
+    """An empty directory has nothing to compare with."""
+    with pytest.raises(GatewayError):
+        await directory.apply(orchestra("a"))
