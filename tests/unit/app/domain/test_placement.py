@@ -24,7 +24,7 @@ def a_row(account: str = "a", **changes: object) -> LoadRow:
         context_tokens=1_000,
         observed_at_s=0.0,
     )
-    return replace(row, **changes)  # type: ignore[arg-type]  field names are checked by replace
+    return replace(row, **changes)  # type: ignore[arg-type]  # field names are checked by replace
 
 
 def a_call(name: str = "c", **changes: object) -> ReadyCall:
