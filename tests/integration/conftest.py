@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import re
-import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
@@ -22,7 +18,8 @@ from actors import bootstrap, cluster
 from actors.handles import DeskHandle
 from app import settings
 from app.domain.run import RunEvent, RunRequest
-from tests.fakes import pool, scripted
+from tests.fakes import pool
+from tests.fakes.simulated import Simulator, running_simulator
 
 _numbers = itertools.count(1)
 
@@ -33,34 +30,6 @@ def ray_cluster() -> Iterator[None]:
     cluster.start_local(namespace="tests")
     yield
     cluster.stop()
-
-
-@dataclass(frozen=True)
-class Simulator:
-    """A running simulator."""
-
-    url: str
-    pid: int
-
-    def stats(self, *, log: bool = False) -> dict[str, Any]:
-        """Return its own counts: never ours."""
-        answer = httpx.get(f"{self.url}/__stats", params={"log": "1"} if log else {}, timeout=10)
-        answer.raise_for_status()
-        return dict(answer.json())
-
-    def control(self, change: dict[str, Any]) -> None:
-        """Change faults, limits, key states or replies at run time."""
-        httpx.post(f"{self.url}/__control", json=change, timeout=10).raise_for_status()
-
-    def asked(self, role: str) -> int:
-        """Return how many requests of that role were accepted."""
-        rows = self.stats(log=True)["log"]
-        return sum(row["rejected"] is None and f"ROLE: {role} v1" in row["text"] for row in rows)
-
-    def reset(self, *rules: dict[str, Any]) -> None:
-        """Go back to the stories of ``scripted``, after ``rules``, without faults and with counts at zero."""
-        self.control({"faults": [], "replies": scripted.replies(*rules)})
-        httpx.post(f"{self.url}/__reset", timeout=10).raise_for_status()
 
 
 Simulate = Callable[[dict[str, Any]], Simulator]
@@ -77,23 +46,6 @@ def simulate(tmp_path: Path) -> Iterator[Simulate]:
             return stack.enter_context(running_simulator(path))
 
         yield start
-
-
-@contextlib.contextmanager
-def running_simulator(path: Path) -> Iterator[Simulator]:
-    """Run a simulator process for as long as the context lasts."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "app.simulator", "--config", str(path)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    try:
-        line = process.stdout.readline()
-        found = re.match(r"ready (http://\S+)", line)
-        assert found, f"the simulator did not come up: {line!r}"
-        yield Simulator(url=found[1], pid=process.pid)
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 @dataclass(frozen=True)

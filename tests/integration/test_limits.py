@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import ray
 
-from actors.directory import host_name
+from app.domain.hosting import host_name
 from actors.handles import DeskHandle
 from app.domain.run import RunRequest
 from tests.fakes import pool, scripted
-from tests.integration.conftest import OpenDesk, Simulate, Simulator, ended, until
+from tests.fakes.simulated import Simulator
+from tests.integration.conftest import OpenDesk, Simulate, ended, until
 
 pytestmark = pytest.mark.ray
 BURST_S = 3.0

@@ -19,7 +19,7 @@ from app.domain.errors import UpstreamError, UpstreamKind
 from app.providers.base import ProviderAdapter
 from app.providers.payload import parse_json
 from app.providers.registry import create
-from tests.integration.conftest import Simulator, running_simulator
+from tests.fakes.simulated import Simulator, running_simulator
 
 PATHS = {
     "openai": "/v1",
