@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from app.domain.chat import Json
 from app.domain.errors import (
+    CallLostError,
     CancelledError,
     CapacityError,
     ConfigurationError,
@@ -63,6 +64,9 @@ TABLE: Mapping[type[GatewayError], WireKind] = {
     ),
     UpstreamError: WireKind(
         status=502, type="upstream_error", remedy="Try again; `tutti accounts` shows the state of every account."
+    ),
+    CallLostError: WireKind(
+        status=502, type="call_lost_error", remedy="Try again; what was lost with the account's actor is not repeated."
     ),
     InternalError: WireKind(
         status=503, type="unavailable_error", remedy="Try again in a few seconds; /readyz says which part is not ready."
