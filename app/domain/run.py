@@ -226,6 +226,14 @@ class RunRecord:
     document: dict[str, Json] | None = None
     """The result document once there is one."""
 
+    @property
+    def clock_starts_s(self) -> float:
+        """From when its time limit counts: acceptance, or, where it had to ask, its last change before it goes on.
+
+        Waiting for a person must not use up the time of the work.
+        """
+        return self.updated_s if self.questions else self.created_s
+
 
 class CallState(StrEnum):
     """How far a provider call certainly got (durability.md 5.3)."""

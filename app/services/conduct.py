@@ -88,6 +88,8 @@ class Conductor:
         self.log = RunLog(record.run_id, tools.journal, tools.clock)
         limits = RunLimits(tokens_max=record.request.tokens_max, retry_share=tools.orchestra.coordinator.retry_share)
         self.caller = RunCaller(tools.caller, tools.journal, tools.clock, limits=limits, on_failure=self._note_failure)
+        elapsed_s = tools.clock.wall_s() - record.clock_starts_s
+        self._time_left_s = max(0.0, (record.request.timeout_s or RUN_TIMEOUT_S) - elapsed_s)
         # Times of calls are monotonic, those of the document count from acceptance.
         self._zero_s = tools.clock.monotonic_ns() / 1e9 - (tools.clock.wall_s() - record.created_s)
         self._stages: list[StageReport] = []
@@ -127,7 +129,7 @@ class Conductor:
             self.emit("run.note", text=note)
         try:
             self.caller.remember(await self._tools.journal.calls_of(self.record.run_id))
-            async with asyncio.timeout(self._seconds_left()):
+            async with asyncio.timeout(self._time_left_s):
                 if await self._clarified():
                     await self._stages_after_questions()
         except TimeoutError:
@@ -361,10 +363,6 @@ class Conductor:
         if completed and completed == len(self._played_tasks()) and self._answer:
             return RunStatus.COMPLETED
         return RunStatus.PARTIAL if completed else RunStatus.FAILED
-
-    def _seconds_left(self) -> float:
-        timeout_s = self.record.request.timeout_s or RUN_TIMEOUT_S
-        return max(0.0, timeout_s - self.now_s())
 
     def _late(self) -> DeadlineError:
         return DeadlineError(

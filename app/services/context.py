@@ -55,7 +55,7 @@ class RunContext:
     def of(cls, record: RunRecord, tools: Equipment) -> RunContext:
         """Return the context of ``record``, with the ranks of its plan where it has one."""
         wall_s = tools.clock.wall_s()
-        left_s = max(0.0, (record.request.timeout_s or RUN_TIMEOUT_S) - (wall_s - record.created_s))
+        left_s = max(0.0, (record.request.timeout_s or RUN_TIMEOUT_S) - (wall_s - record.clock_starts_s))
         context = cls(
             run_id=record.run_id,
             request=record.request.text,
