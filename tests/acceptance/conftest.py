@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,9 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+
+from tests.fakes import pool, scripted
+from tests.fakes.simulated import Simulator, running_simulator
 
 ROOT = Path(__file__).parents[2]
 START_WITHIN_S = 90.0
@@ -28,12 +32,19 @@ class Server:
 
     process: subprocess.Popen[str]
     url: str
+    home: Path
+    config: Path
     data_dir: Path
-    started: list[psutil.Process] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    """Lines of its standard error so far."""
 
     def descendants(self) -> list[psutil.Process]:
         """Return every process that it started."""
         return psutil.Process(self.process.pid).children(recursive=True)
+
+    def tutti(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Run a command on this server's data directory."""
+        return run_tutti(self.home, *arguments, "--config", str(self.config), timeout_s=timeout_s)
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
@@ -54,6 +65,34 @@ def run_tutti(home: Path, *arguments: str, timeout_s: float = 120.0, **more: str
         stdin=subprocess.DEVNULL,
         check=False,
     )
+
+
+@pytest.fixture(scope="module")
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    """A simulator for all tests of a module, playing the stories of ``scripted``."""
+    path = tmp_path_factory.mktemp("simulator") / "sim.yaml"
+    document = {"host": "127.0.0.1", "port": 0, **pool.FAST, "replies": scripted.replies()}
+    path.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
+    with running_simulator(path) as running:
+        yield running
+
+
+def gone_within(processes: list[psutil.Process], seconds: float) -> list[str]:
+    """Wait until none of these processes runs; return those that still do after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while (left := _alive(processes)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left
+
+
+def _alive(processes: list[psutil.Process]) -> list[str]:
+    left = []
+    for process in processes:
+        # A process that ends while we look is gone.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                left.append(f"{process.pid} {' '.join(process.cmdline())[:80]}")
+    return left
 
 
 def write_config(path: Path, configuration: dict[str, Any]) -> Path:
@@ -90,17 +129,15 @@ def serve_it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeIt]:
                 cwd=ROOT,
             )
             stack.callback(_end, process)
-            server = Server(process=process, url=_ready_url(process), data_dir=data_dir)
-            server.started = server.descendants()
-            return server
+            errors: list[str] = []
+            url = _ready_url(process, errors)
+            return Server(process=process, url=url, home=folder, config=config, data_dir=data_dir, errors=errors)
 
         yield start
 
 
-def _ready_url(process: subprocess.Popen[str]) -> str:
+def _ready_url(process: subprocess.Popen[str], errors: list[str]) -> str:
     assert process.stdout is not None
-    assert process.stderr is not None
-    errors: list[str] = []
     reader = threading.Thread(target=lambda: errors.extend(process.stderr or ()), daemon=True)
     reader.start()
     watchdog = threading.Timer(START_WITHIN_S, process.kill)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import ray
 
-from app.domain.hosting import host_name
 from actors.handles import DeskHandle
+from app.domain.hosting import host_name
 from app.domain.run import RunRequest
 from tests.fakes import pool, scripted
 from tests.fakes.simulated import Simulator

@@ -1,0 +1,294 @@
+"""`tutti serve` as a user runs it: HTTP from outside, disconnects, two servers, signals. Models are simulated."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.acceptance.conftest import ServeIt, Server, free_port, gone_within, run_tutti
+from tests.fakes import pool
+from tests.fakes.scripted import ASSUMED, CHINESE, ENGLISH, QUESTION, VAGUE, VIETNAMESE, worker_rule
+from tests.fakes.simulated import Simulator
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+DRAIN_WITHIN_S = 30
+"""The promised 20 s, and what a busy machine takes to notice."""
+HTTP = httpx.Client(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def server(serve_it: ServeIt, simulator: Simulator) -> Server:
+    """One server for the tests that leave it running."""
+    return serve_it(pool.three_accounts(simulator.url))
+
+
+@pytest.fixture
+def url(server: Server, simulator: Simulator) -> str:
+    """The server's address, with the simulator as new."""
+    simulator.reset()
+    return server.url
+
+
+def post(address: str, body: dict[str, Any], **headers: str) -> httpx.Response:
+    """Post JSON."""
+    return HTTP.post(address, json=body, headers=headers)
+
+
+def finished(url: str, run_id: str, *, within_s: float = 60.0) -> dict[str, Any]:
+    """Wait until a project rests; return its document."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        project = HTTP.get(f"{url}/v1/projects/{run_id}").json()
+        if project["document"] is not None:
+            return dict(project["document"])
+        time.sleep(0.2)
+    raise AssertionError(f"{run_id} did not end")
+
+
+def read_events(url: str, run_id: str, *, after: int | None = None, at_most: int = 1_000) -> list[dict[str, Any]]:
+    """Read the event stream until it ends, or disconnect after ``at_most`` events."""
+    found: list[dict[str, Any]] = []
+    headers = {} if after is None else {"last-event-id": str(after)}
+    with HTTP.stream("GET", f"{url}/v1/projects/{run_id}/events", headers=headers) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                found.append(json.loads(line.removeprefix("data: ")))
+            if len(found) >= at_most:
+                break
+    return found
+
+
+def test_server_says_that_it_is_ready_and_where(server: Server, url: str) -> None:
+    """The ready file names the process and its address; health and readiness answer; docs show every route."""
+    ready = json.loads(next(server.data_dir.glob("*ready*")).read_text(encoding="utf-8"))
+    paths = HTTP.get(f"{url}/openapi.json").json()["paths"]
+
+    assert ready["url"] == url
+    assert ready["pid"] == server.process.pid
+    assert HTTP.get(f"{url}/healthz").json()["status"] == "ok"
+    assert HTTP.get(f"{url}/readyz").json()["status"] == "ready"
+    assert HTTP.get(f"{url}/docs").status_code == 200
+    assert {"/process_project", "/v1/projects", "/v1/projects/{run_id}/events", "/healthz", "/readyz"} <= set(paths)
+
+
+@pytest.mark.parametrize("story", [ENGLISH, VIETNAMESE, CHINESE], ids=["en", "vi", "zh"])
+def test_process_project_answers_with_the_result_document(url: str, story: Any) -> None:
+    """One synchronous request gives the whole document, in the language it was asked in."""
+    answer = post(f"{url}/process_project", {"request_text": story.request})
+    document = answer.json()
+
+    assert answer.status_code == 200
+    assert document["status"] == "completed"
+    assert document["answer"] == story.answer
+    assert document["run_id"] == answer.headers["x-tutti-run-id"]
+    assert set(document) >= {"tasks", "results", "evaluation", "assumptions", "questions", "usage", "schedule"}
+
+
+def test_idempotency_key_starts_one_project(url: str, simulator: Simulator) -> None:
+    """A retried request is the same project; the key with another request is refused."""
+    first = post(f"{url}/v1/projects", {"request_text": ENGLISH.request}, **{"Idempotency-Key": "abc"})
+    second = post(f"{url}/v1/projects", {"request_text": ENGLISH.request}, **{"Idempotency-Key": "abc"})
+    other = post(f"{url}/v1/projects", {"request_text": "Something else."}, **{"Idempotency-Key": "abc"})
+    finished(url, first.json()["run_id"])
+
+    assert (first.status_code, second.status_code, other.status_code) == (202, 202, 409)
+    assert first.headers["location"] == f"/v1/projects/{first.json()['run_id']}"
+    assert second.json()["run_id"] == first.json()["run_id"]
+    assert other.json()["error"]["type"] == "conflict_error"
+    assert simulator.asked("planner") == 1
+
+
+def test_event_stream_resumes_without_loss(url: str) -> None:
+    """A client that lost its connection twice has every event once, in order."""
+    run_id = post(f"{url}/v1/projects", {"request_text": ENGLISH.request}).json()["run_id"]
+    events = read_events(url, run_id, at_most=4)
+    events += read_events(url, run_id, after=events[-1]["seq"], at_most=7)
+    events += read_events(url, run_id, after=events[-1]["seq"])
+    again = HTTP.get(f"{url}/v1/projects/{run_id}/events", headers={"last-event-id": str(events[-1]["seq"])})
+
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert events[-1]["kind"] == "run.finished"
+    assert again.status_code == 204
+
+
+def test_questions_are_answered_over_http(url: str) -> None:
+    """A project that cannot be planned pauses, is answered, and goes on."""
+    asking = post(f"{url}/process_project", {"request_text": VAGUE}).json()
+    run_id = asking["run_id"]
+    wrong = post(f"{url}/v1/projects/{run_id}/answers", {"answers": {"q9": "x"}})
+    taken = post(f"{url}/v1/projects/{run_id}/answers", {"answers": {"q1": "Hue"}})
+    document = finished(url, run_id)
+
+    assert asking["status"] == "needs_answers"
+    assert [question["question"] for question in asking["questions"]] == [QUESTION]
+    assert (wrong.status_code, taken.status_code) == (400, 200)
+    assert "q1" in wrong.json()["error"]["remedy"]
+    assert document["status"] == "completed"
+    assert post(f"{url}/v1/projects/{run_id}/answers", {"answers": {"q1": "Hue"}}).status_code == 409
+
+
+def test_questions_are_answered_by_the_command_line(server: Server, url: str) -> None:
+    """`tutti projects answer` finds the running server by its data directory."""
+    run_id = post(f"{url}/v1/projects", {"request_text": VAGUE}).json()["run_id"]
+    finished(url, run_id)
+    listed = server.tutti("projects", "list", "--json")
+    without = server.tutti("projects", "answer", run_id)
+    answered = server.tutti("projects", "answer", run_id, "q1=Hue")
+    watched = server.tutti("projects", "watch", run_id, "--json")
+
+    assert run_id in {row["run_id"] for row in json.loads(listed.stdout)}
+    assert (without.returncode, answered.returncode, watched.returncode) == (3, 0, 0), answered.stderr
+    assert QUESTION in without.stderr
+    assert json.loads(watched.stdout)["status"] == "completed"
+
+
+def test_defaults_are_assumed_when_asked_to(url: str) -> None:
+    """A client that cannot answer gets an answer with its assumptions written down."""
+    document = post(f"{url}/process_project", {"request_text": VAGUE, "assume_defaults": True}).json()
+
+    assert document["status"] == "completed"
+    assert any(ASSUMED in text for text in document["assumptions"])
+
+
+def test_cancel_stops_the_project_and_its_calls(url: str, simulator: Simulator) -> None:
+    """Cancelling over HTTP reaches the provider."""
+    slow = {"latency": {"kind": "constant", "mean_s": 60}}
+    simulator.reset(*(worker_rule(ENGLISH.step(name), **slow) for name in ("t1", "t2")))
+    run_id = post(f"{url}/v1/projects", {"request_text": ENGLISH.request}).json()["run_id"]
+    wait_for(lambda: simulator.stats()["total"]["in_flight"] == 2)
+    cancelled = HTTP.post(f"{url}/v1/projects/{run_id}/cancel")
+    wait_for(lambda: simulator.stats()["total"]["in_flight"] == 0)
+
+    assert cancelled.status_code == 200
+    assert finished(url, run_id)["status"] == "cancelled"
+    assert simulator.stats()["total"]["cancelled_by_client"] == 2
+
+
+def test_client_that_disconnects_loses_nothing(url: str, simulator: Simulator) -> None:
+    """The run of a client that went away goes on under the id it was told."""
+    with HTTP.stream("POST", f"{url}/process_project", json={"request_text": ENGLISH.request}) as answer:
+        run_id = answer.headers["x-tutti-run-id"]
+    document = finished(url, run_id)
+
+    assert document["status"] == "completed"
+    assert document["answer"] == ENGLISH.answer
+    assert simulator.stats()["total"]["cancelled_by_client"] == 0
+
+
+WRONG: dict[str, tuple[bytes, int, str]] = {
+    "empty text": (b'{"request_text": "  "}', 422, "request_text"),
+    "no text": (b"{}", 422, "request_text"),
+    "empty body": (b"", 400, "body"),
+    "one megabyte": (json.dumps({"request_text": "word " * 200_000}).encode(), 413, "body"),
+    "not UTF-8": (b'{"request_text": "caf\xe9"}', 400, "body"),
+    "not JSON": (b'{"request_text": "x"', 400, "body"),
+    "unknown field": (b'{"request_text": "x", "colour": "red"}', 422, "colour"),
+    "wrong type": (b'{"request_text": "x", "timeout_s": "soon"}', 422, "timeout_s"),
+    "negative": (b'{"request_text": "x", "max_tokens_total": -1}', 422, "max_tokens_total"),
+}
+
+
+@pytest.mark.parametrize("path", ["/process_project", "/v1/projects"])
+@pytest.mark.parametrize("name", WRONG)
+def test_bad_request_is_named_with_field_and_remedy(url: str, simulator: Simulator, name: str, path: str) -> None:
+    """Every mistake gets its status, its field and its remedy, in the one shape, and buys nothing."""
+    body, status, param = WRONG[name]
+    answer = HTTP.post(f"{url}{path}", content=body, headers={"content-type": "application/json"})
+    error = answer.json()["error"]
+
+    assert answer.status_code == status
+    assert set(error) == {"type", "message", "param", "remedy"}
+    assert error["param"] == param
+    assert error["message"]
+    assert error["remedy"]
+    assert "Traceback" not in answer.text
+    assert simulator.stats()["total"]["requests"] == 0
+
+
+@pytest.mark.parametrize("path", ["/v1/projects/run-none", "/nowhere"])
+def test_unknown_address_is_a_clear_error(url: str, path: str) -> None:
+    """What is not there says so in the one shape."""
+    answer = HTTP.get(f"{url}{path}")
+
+    assert answer.status_code == 404
+    assert set(answer.json()["error"]) == {"type", "message", "param", "remedy"}
+
+
+def test_operators_see_reload_and_check_the_accounts(server: Server, url: str) -> None:
+    """The operators' commands work on the running server."""
+    table = server.tutti("accounts", "--by", "identity", "--json")
+    live = server.tutti("check", "--live", "--json")
+    reloaded = server.tutti("reload", "--json")
+
+    assert {row["account"] for row in json.loads(table.stdout)} == {"alpha", "beta", "chief"}
+    assert {row["account"]: row["ok"] for row in json.loads(live.stdout)["live"]} == {
+        "alpha": True,
+        "beta": True,
+        "chief": True,
+    }
+    assert json.loads(reloaded.stdout)["notes"] == ["nothing changed"]
+
+
+def test_second_server_on_the_data_directory_is_refused(server: Server, url: str) -> None:
+    """Two servers on one data directory would write one journal: the second says who holds it, and leaves."""
+    started = time.monotonic()
+    second = server.tutti("serve", "--port", str(free_port()))
+
+    assert second.returncode == 2
+    assert str(server.data_dir) in second.stderr
+    assert "in use" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert second.stdout == ""
+    assert time.monotonic() - started < 20
+    assert HTTP.get(f"{url}/readyz").status_code == 200
+
+
+def test_second_server_on_the_port_is_refused(server: Server, url: str) -> None:
+    """A taken port is named before anything is started."""
+    port = url.rpartition(":")[2]
+    second = run_tutti(server.home, "serve", "--port", port)
+
+    assert second.returncode == 2
+    assert port in second.stderr
+    assert "--port" in second.stderr
+
+
+def test_signals_end_all_that_was_started_and_the_journal_survives(serve_it: ServeIt, simulator: Simulator) -> None:
+    """SIGTERM drains; a server on the same data directory has the old projects, and SIGKILL leaves nothing of it."""
+    simulator.reset()
+    first = serve_it(pool.three_accounts(simulator.url))
+    run_id = post(f"{first.url}/process_project", {"request_text": ENGLISH.request}).json()["run_id"]
+    started = first.descendants()
+    first.process.send_signal(signal.SIGTERM)
+
+    assert first.process.wait(DRAIN_WITHIN_S) == 0
+    assert gone_within(started, 10) == []
+    assert not list(first.data_dir.glob("*ready*"))
+    assert "Traceback" not in "".join(first.errors)
+
+    second = serve_it({**pool.three_accounts(simulator.url), "data_dir": str(first.data_dir)})
+    kept = HTTP.get(f"{second.url}/v1/projects/{run_id}").json()
+    started = second.descendants()
+    second.process.kill()
+
+    assert kept["document"]["answer"] == ENGLISH.answer
+    assert len(started) > 5
+    assert gone_within(started, 30) == []
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", int(second.url.rpartition(":")[2])))
+
+
+def wait_for(holds: Callable[[], bool], *, within_s: float = 20.0) -> None:
+    """Wait until ``holds``."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.1)
