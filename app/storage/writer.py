@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.domain.errors import CapacityError, GatewayError, InternalError
 
@@ -75,7 +74,8 @@ class Writer:
             if first is None:
                 return
             group, last = self._take_group(first)
-            self._commit(group)
+            # From here on a caller that gives up cannot take its command back; one that did before is skipped.
+            self._commit([command for command in group if command.done.set_running_or_notify_cancel()])
             if last:
                 return
 
@@ -97,8 +97,8 @@ class Writer:
             with self._engine.begin() as connection:
                 for command in group:
                     outcomes.append((command, *_run_in_savepoint(connection, command.run)))
-        except SQLAlchemyError as error:
-            _log.error("journal commit failed: %s", type(error).__name__)
+        except Exception as error:  # noqa: BLE001  outermost edge of the thread: whatever fails, callers must hear
+            _log.exception("journal commit failed")
             failure = InternalError(
                 f"the journal could not be written ({type(error).__name__})", remedy="check disk space and permissions"
             )

@@ -194,3 +194,19 @@ async def test_unfinished_runs_are_those_somebody_should_conduct(store: Store) -
     waiting = {RunStatus.NEEDS_ANSWERS}
     expected = [f"run-{i}" for i, status in enumerate(RunStatus) if not status.ended and status not in waiting]
     assert sorted(await store.unfinished_runs()) == sorted(expected)
+
+
+async def test_a_caller_that_gives_up_does_not_stop_the_writer(store: Store) -> None:
+    """Every timeout and every cancelled run cancels a write under way: the next one must still be written."""
+    await store.create_run(a_run())
+    writes = [asyncio.create_task(store.append_events([an_event(f"k{index}")])) for index in range(50)]
+    await asyncio.sleep(0)
+    for write in writes[::2]:
+        write.cancel()
+    await asyncio.gather(*writes, return_exceptions=True)
+
+    await asyncio.wait_for(store.append_events([an_event("after")]), 5)
+
+    kinds = [event.kind for event in await store.events_after("run-1", 0, 0.0)]
+    assert kinds[-1] == "after"
+    assert {f"k{index}" for index in range(1, 50, 2)} <= set(kinds)
