@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from sqlalchemy import Connection, Row, and_, func, insert, select, update
+from sqlalchemy import Connection, Row, Table, and_, bindparam, func, insert, select, update
+from sqlalchemy.dialects.sqlite import Insert
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from app.domain.errors import ConflictError, NotFoundError
@@ -20,6 +21,23 @@ if TYPE_CHECKING:
     from app.domain.plan import Plan, ProducedBy
 
 Value = TypeVar("Value")
+
+
+def _replacing(table: Table) -> Insert:
+    """Return "insert, or replace every column but the key", built once: building it costs more than running it."""
+    statement = upsert(table)
+    return statement.on_conflict_do_update(
+        index_elements=[column.name for column in table.primary_key],
+        set_={column.name: statement.excluded[column.name] for column in table.columns if not column.primary_key},
+    )
+
+
+_PUT_TASK = _replacing(tables.task)
+_PUT_CALL = _replacing(tables.call)
+_PUT_LIMITER = _replacing(tables.limiter_state)
+_PUT_BLOB = upsert(tables.blob).on_conflict_do_nothing()
+_PUT_EVENTS = insert(tables.event)
+_LAST_SEQ = select(func.max(tables.event.c.seq)).where(tables.event.c.run_id == bindparam("of_run"))
 
 REMEDY_NO_RUN = "list the runs with `tutti projects list` or GET /v1/projects"
 
@@ -134,6 +152,8 @@ def record_plan(connection: Connection, run_id: str, plan: Plan) -> None:
 def record_task(connection: Connection, run_id: str, task: TaskRecord) -> None:
     """Insert or replace one task's row; its output becomes a blob first."""
     values = {
+        "run_id": run_id,
+        "id": task.task_id,
         "state": task.state.value,
         "attempts": task.attempts,
         "account": task.account,
@@ -146,16 +166,13 @@ def record_task(connection: Connection, run_id: str, task: TaskRecord) -> None:
         "produced_by": task.produced_by,
         "error": task.error,
     }
-    connection.execute(
-        upsert(tables.task)
-        .values(run_id=run_id, id=task.task_id, **values)
-        .on_conflict_do_update(index_elements=["run_id", "id"], set_=values)
-    )
+    connection.execute(_PUT_TASK, values)
 
 
 def record_call(connection: Connection, call: CallRecord) -> None:
     """Insert or replace the row of one provider call; what was answered becomes a blob first."""
     values = {
+        "key": call.key,
         "run_id": call.run_id,
         "task_id": call.task_id,
         "purpose": call.purpose,
@@ -175,9 +192,7 @@ def record_call(connection: Connection, call: CallRecord) -> None:
         "tries": call.tries,
         "error": call.error,
     }
-    connection.execute(
-        upsert(tables.call).values(key=call.key, **values).on_conflict_do_update(index_elements=["key"], set_=values)
-    )
+    connection.execute(_PUT_CALL, values)
 
 
 def calls_of(connection: Connection, run_id: str) -> list[CallRecord]:
@@ -198,8 +213,7 @@ def append_events(connection: Connection, events: Sequence[RunEvent]) -> list[Ru
     rows: list[dict[str, object]] = []
     for item in events:
         if item.run_id not in last:
-            query = select(func.max(tables.event.c.seq)).where(tables.event.c.run_id == item.run_id)
-            last[item.run_id] = connection.execute(query).scalar() or 0
+            last[item.run_id] = connection.execute(_LAST_SEQ, {"of_run": item.run_id}).scalar() or 0
         last[item.run_id] += 1
         event = RunEvent(
             run_id=item.run_id,
@@ -223,7 +237,7 @@ def append_events(connection: Connection, events: Sequence[RunEvent]) -> list[Ru
             }
         )
     if rows:
-        connection.execute(insert(tables.event), rows)
+        connection.execute(_PUT_EVENTS, rows)
     return numbered
 
 
@@ -258,7 +272,7 @@ def require_run(connection: Connection, run_id: str) -> None:
 def put_blob(connection: Connection, data: bytes) -> str:
     """Store ``data`` under its hash and return the hash; storing it again is a no-op."""
     sha = codec.sha256(data)
-    connection.execute(upsert(tables.blob).values(sha256=sha, bytes=data).on_conflict_do_nothing())
+    connection.execute(_PUT_BLOB, {"sha256": sha, "bytes": data})
     return sha
 
 
@@ -274,12 +288,8 @@ def save_limiter_state(
     connection: Connection, scope: str, model: str, *, state: str, clean: bool, wall_s: float
 ) -> None:
     """Insert or replace the saved state of one limiter."""
-    values = {"state": state, "clean": int(clean), "saved_s": wall_s}
-    connection.execute(
-        upsert(tables.limiter_state)
-        .values(scope=scope, model=model, **values)
-        .on_conflict_do_update(index_elements=["scope", "model"], set_=values)
-    )
+    values = {"scope": scope, "model": model, "state": state, "clean": int(clean), "saved_s": wall_s}
+    connection.execute(_PUT_LIMITER, values)
 
 
 def find_limiter_state(connection: Connection, scope: str, model: str) -> tuple[str, bool] | None:
