@@ -13,6 +13,8 @@ from app.domain.load import LoadRow
 
 RESERVED_CALLS_MAX = 512
 """Only so many of the waiting calls are foreseen; those behind them wait for the next event."""
+LATE_CALLS_MAX = 32
+"""A few behind the first late one are still looked at: a smaller call may fit where a larger one did not."""
 PATIENCE_S = 5.0
 """Fall back to the next model of a call only where the earlier ones cannot start within this."""
 NEVER_S = 1e9
@@ -52,13 +54,17 @@ class Wait:
     reason: str
 
 
-def place(ready: Sequence[ReadyCall], rows: Sequence[LoadRow], now_s: float) -> list[Choice | Wait]:
+def place(
+    ready: Sequence[ReadyCall], rows: Sequence[LoadRow], now_s: float, *, horizon_s: float = NEVER_S
+) -> list[Choice | Wait]:
     """Return a decision per call, in the same order.
 
     Args:
         ready: Most urgent first.
         rows: Last known load of every account that is being served.
         now_s: Monotonic seconds, on the clock of the rows.
+        horizon_s: Starts later than this interest nobody yet: once ``LATE_CALLS_MAX`` calls in a row would start later,
+            the rest is not looked at, which bounds the cost of an event while thousands wait.
     """
     by_model: dict[str, list[_Virtual]] = {}
     pools: dict[tuple[str, str], _Pool] = {}
@@ -68,9 +74,14 @@ def place(ready: Sequence[ReadyCall], rows: Sequence[LoadRow], now_s: float) -> 
             _Virtual(row=row, pool=pool, age_s=max(0.0, now_s - row.observed_at_s))
         )
     decisions: list[Choice | Wait] = []
+    late = 0
     for call in ready[:RESERVED_CALLS_MAX]:
-        decisions.append(_place_one(call, by_model))
-    decisions.extend(Wait(start_in_s=0.0, reason="behind many others") for _ in ready[RESERVED_CALLS_MAX:])
+        decision = _place_one(call, by_model)
+        decisions.append(decision)
+        late = late + 1 if decision.start_in_s > horizon_s else 0
+        if late >= LATE_CALLS_MAX:
+            break
+    decisions.extend(Wait(start_in_s=horizon_s, reason="behind many others") for _ in ready[len(decisions) :])
     return decisions
 
 

@@ -59,8 +59,7 @@ class _Waiting:
     call: ModelCall
     answer: asyncio.Future[CallAnswer]
     queued_ns: int
-    input_tokens: int
-    output_tokens_max: int
+    ready: ReadyCall
     host: str = ""
     account: str = ""
     started_ns: int = 0
@@ -124,8 +123,13 @@ class Dispatcher:
             call=call,
             answer=asyncio.get_running_loop().create_future(),
             queued_ns=self._clock.monotonic_ns(),
-            input_tokens=estimate_tokens(call.request),
-            output_tokens_max=call.request.output_tokens_max or OUTPUT_TOKENS_DEFAULT,
+            ready=ReadyCall(
+                call_id=call.call_id,
+                models=call.models,
+                input_tokens=estimate_tokens(call.request),
+                output_tokens_max=call.request.output_tokens_max or OUTPUT_TOKENS_DEFAULT,
+                avoid_accounts=call.avoid_accounts,
+            ),
         )
         self._ready[call.call_id] = waiting
         self.wake()
@@ -164,7 +168,7 @@ class Dispatcher:
         orchestra = self._roster.orchestra()
         rows = [row for row in self._roster.load() if self._is_reachable(row.account, now_ns)]
         waiting.sort(key=lambda item: (-item.call.rank_s, item.queued_ns))
-        placed = place([self._ready_call(item) for item in waiting], rows, self._clock.monotonic_ns() / 1e9)
+        placed = place([item.ready for item in waiting], rows, now_ns / 1e9, horizon_s=HORIZON_S)
         batches: dict[str, list[tuple[_Waiting, CallOrder]]] = {}
         for item, decision in zip(waiting, placed, strict=True):
             if isinstance(decision, Choice) and decision.start_in_s <= HORIZON_S:
@@ -181,15 +185,6 @@ class Dispatcher:
                     item.submitted, item.account, item.host = True, order.account, host
                 self._spawn(self._submit(host, batch))
 
-    def _ready_call(self, item: _Waiting) -> ReadyCall:
-        return ReadyCall(
-            call_id=item.call.call_id,
-            models=item.call.models,
-            input_tokens=item.input_tokens,
-            output_tokens_max=item.output_tokens_max,
-            avoid_accounts=item.call.avoid_accounts,
-        )
-
     def _order(self, item: _Waiting, choice: Choice, orchestra: Orchestra) -> CallOrder:
         waited_s = (self._clock.monotonic_ns() - item.queued_ns) / 1e9
         timeout_s = min(orchestra.account(choice.account).timeout_s, max(0.1, item.call.deadline_s - waited_s))
@@ -199,8 +194,8 @@ class Dispatcher:
             account=choice.account,
             model=choice.model,
             request=item.call.request,
-            input_tokens=item.input_tokens,
-            output_tokens_max=item.output_tokens_max,
+            input_tokens=item.ready.input_tokens,
+            output_tokens_max=item.ready.output_tokens_max,
             timeout_s=timeout_s,
             horizon_s=HORIZON_S,
         )

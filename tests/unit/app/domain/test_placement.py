@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from app.domain.load import BucketLevel, LoadRow
-from app.domain.placement import NEVER_S, RESERVED_CALLS_MAX, Choice, ReadyCall, Wait, place
+from app.domain.placement import LATE_CALLS_MAX, NEVER_S, RESERVED_CALLS_MAX, Choice, ReadyCall, Wait, place
 
 
 def a_row(account: str = "a", **changes: object) -> LoadRow:
@@ -109,3 +109,14 @@ def test_only_the_most_urgent_calls_are_foreseen() -> None:
 
     assert len(accounts(placed)) == RESERVED_CALLS_MAX
     assert all(isinstance(item, Wait) for item in placed[RESERVED_CALLS_MAX:])
+
+
+def test_calls_that_nobody_can_start_soon_cost_little() -> None:
+    """Thousands may wait behind full accounts: only the first few are worth a look, unless one of them fits."""
+    rows = [a_row(concurrency=1, call_s=5.0)]
+
+    placed = place([a_call(str(i)) for i in range(400)], rows, 0.0, horizon_s=0.5)
+
+    assert isinstance(placed[0], Choice)
+    assert len(accounts(placed)) == 1 + LATE_CALLS_MAX
+    assert {item.start_in_s for item in placed[1 + LATE_CALLS_MAX :]} == {0.5}
