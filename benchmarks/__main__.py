@@ -1,0 +1,37 @@
+"""Runs all benchmarks, or the named ones, one after the other, each in a process and a cluster of its own."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from benchmarks.stage import ROOT
+
+NAMES = ("pool", "dag", "startup", "idle")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; 1 where any benchmark failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"some of {', '.join(NAMES)} (default: all)")
+    parser.add_argument("--short", action="store_true", help="about three minutes for all, on two cores")
+    chosen = parser.parse_args(arguments)
+    unknown = [name for name in chosen.names if name not in NAMES]
+    if unknown:
+        parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(NAMES)}")
+    failed = []
+    for name in chosen.names or NAMES:
+        began = time.monotonic()
+        command = [sys.executable, "-m", f"benchmarks.{name}", *(["--short"] if chosen.short else [])]
+        done = subprocess.run(command, cwd=ROOT, check=False)
+        print(f"\n{name}: {time.monotonic() - began:.0f} s in all, exit status {done.returncode}", flush=True)
+        if done.returncode:
+            failed.append(name)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
