@@ -24,7 +24,7 @@ import orjson
 from actors.handles import StoreHandle
 from app.domain.account_state import AccountBook, Ending
 from app.domain.accounts import AccountSpec, ModelInfo
-from app.domain.calls import Admission, CallOrder, CallOutcome
+from app.domain.calls import Admission, CallOrder, CallOutcome, Collected
 from app.domain.chat import ChatRequest, ChatResult, Message, Role
 from app.domain.errors import (
     CapacityError,
@@ -117,15 +117,23 @@ class AccountHost:
         """Admit or refuse each order at once; what is admitted is sent at its start without further asking."""
         return [self._admit(order) for order in orders]
 
-    async def collect(self, owner: str, wait_s: float) -> list[CallOutcome]:
-        """Return the outcomes of ``owner``, waiting up to ``wait_s`` seconds for the first."""
+    async def collect(self, owner: str, wait_s: float, incarnation: str = "") -> Collected:
+        """Return the outcomes of ``owner``, waiting up to ``wait_s`` seconds for the first.
+
+        Args:
+            owner: Whose.
+            wait_s: Longest wait.
+            incarnation: Which life the caller believes to ask; if it is another one it is told so at once.
+        """
+        if incarnation not in ("", self._incarnation):
+            wait_s = 0.0
         mailbox = self._mailboxes.setdefault(owner, _Mailbox())
         if not mailbox.outcomes:
             mailbox.filled.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(mailbox.filled.wait(), wait_s)
         outcomes, mailbox.outcomes = mailbox.outcomes, []
-        return outcomes
+        return Collected(incarnation=self._incarnation, outcomes=outcomes)
 
     async def cancel(self, owner: str, call_ids: Sequence[str]) -> None:
         """Stop these calls; unknown ones are ignored and no outcome is delivered."""
@@ -157,7 +165,7 @@ class AccountHost:
         started = time.monotonic()
         admission = self._admit(order)
         if admission.admitted:
-            outcomes = await self.collect(order.owner, CHECK_TIMEOUT_S + order.horizon_s)
+            outcomes = (await self.collect(order.owner, CHECK_TIMEOUT_S + order.horizon_s)).outcomes
             error = outcomes[0].error if outcomes else DeadlineError(f"{account} did not answer in time")
         else:
             error = CapacityError(f"not called: {admission.reason}; possible in {admission.start_in_s:.0f} s")
@@ -206,6 +214,7 @@ class AccountHost:
             start_in_s=decision.start_in_s,
             reason=decision.reason,
             load=self._book.row(order.account, order.model, now_ns),
+            incarnation=self._incarnation,
         )
 
     async def _call(self, order: CallOrder, ticket: str, start_ns: int) -> None:

@@ -10,12 +10,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError, TaskCancelledError
 
-from app.domain.calls import Admission, CallOrder, CallOutcome
+from app.domain.calls import Admission, CallOrder, Collected
 from app.domain.errors import CancelledError, DeadlineError, GatewayError, InternalError
 from app.domain.hosting import Snapshot
 from app.domain.limiter_state import SavedLimiter
@@ -33,6 +34,7 @@ CONTROL_TIMEOUT_S = 30.0
 """Calls that only look or record."""
 SUBMIT_TIMEOUT_S = 10.0
 COLLECT_WAIT_S = 20.0
+WRITES_AT_ONCE = 64
 STORE_PATIENCE_S = 20.0
 RESTART_PAUSE_S = 0.2
 
@@ -130,12 +132,15 @@ class StoreHandle:
     """The journal, as the services' port ``Journal`` and for the account actors.
 
     A store that died is back within seconds with all it had acknowledged, and every command is safe to repeat: runs
-    wait for it rather than fail.
+    wait for it rather than fail. Writes that are issued while one is under way travel together in the next call: a Ray
+    call costs more than a commit.
     """
 
     def __init__(self, namespace: str) -> None:
         self._actor = ActorHandle("store", namespace, patience_s=STORE_PATIENCE_S)
         self._as_it_is = ActorHandle("store", namespace)
+        self._waiting: list[_Write] = []
+        self._sender: asyncio.Task[None] | None = None
 
     async def create_run(self, record: RunRecord) -> RunRecord:
         return cast("RunRecord", await self._actor.ask("create_run", record))
@@ -150,29 +155,29 @@ class StoreHandle:
         return cast("list[str]", await self._actor.ask("unfinished_runs"))
 
     async def update_run(self, record: RunRecord, events: Sequence[RunEvent]) -> None:
-        await self._actor.ask("update_run", record, list(events))
+        await self._write("update_run", record, list(events))
 
     async def record_plan(self, run_id: str, plan: Plan, events: Sequence[RunEvent]) -> None:
-        await self._actor.ask("record_plan", run_id, plan, list(events))
+        await self._write("record_plan", run_id, plan, list(events))
 
     async def record_task(self, run_id: str, task: TaskRecord, events: Sequence[RunEvent]) -> None:
-        await self._actor.ask("record_task", run_id, task, list(events))
+        await self._write("record_task", run_id, task, list(events))
 
     async def record_calls(self, calls: Sequence[CallRecord]) -> None:
-        await self._actor.ask("record_calls", list(calls))
+        await self._write("record_calls", list(calls))
 
     async def calls_of(self, run_id: str) -> Sequence[CallRecord]:
         return cast("list[CallRecord]", await self._actor.ask("calls_of", run_id))
 
     async def append_events(self, events: Sequence[RunEvent]) -> None:
-        await self._actor.ask("append_events", list(events))
+        await self._write("append_events", list(events))
 
     async def events_after(self, run_id: str, seq: int, *, wait_s: float) -> Sequence[RunEvent]:
         answer = await self._actor.ask("events_after", run_id, seq, wait_s, timeout_s=wait_s + CONTROL_TIMEOUT_S)
         return cast("list[RunEvent]", answer)
 
     async def save_limiters(self, states: Sequence[SavedLimiter], wall_s: float) -> None:
-        await self._actor.ask("save_limiters", list(states), wall_s)
+        await self._write("save_limiters", list(states), wall_s)
 
     async def find_limiters(self, keys: Sequence[tuple[str, str]]) -> Sequence[SavedLimiter]:
         return cast("list[SavedLimiter]", await self._actor.ask("find_limiters", list(keys)))
@@ -182,6 +187,35 @@ class StoreHandle:
 
     async def close(self) -> None:
         await self._as_it_is.ask("close")
+
+    async def _write(self, method: str, *arguments: object) -> None:
+        write = _Write(method=method, arguments=arguments, done=asyncio.get_running_loop().create_future())
+        self._waiting.append(write)
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.create_task(self._send())
+        await write.done
+
+    async def _send(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting[:WRITES_AT_ONCE], self._waiting[WRITES_AT_ONCE:]
+            try:
+                answers = await self._actor.ask("write_batch", [(write.method, write.arguments) for write in batch])
+            except Exception as error:  # noqa: BLE001  whatever happened, no caller may wait for ever
+                answers = [error] * len(batch)
+            for write, answer in zip(batch, answers, strict=True):
+                if write.done.done():
+                    continue  # its caller gave up; it is written all the same
+                if isinstance(answer, Exception):
+                    write.done.set_exception(answer)
+                else:
+                    write.done.set_result(None)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Write:
+    method: str
+    arguments: tuple[object, ...]
+    done: asyncio.Future[None]
 
 
 class HostHandles:
@@ -198,11 +232,11 @@ class HostHandles:
         answer = await self._host(host).ask("submit", list(orders), timeout_s=SUBMIT_TIMEOUT_S)
         return cast("list[Admission]", answer)
 
-    async def collect(self, host: str, owner: str) -> Sequence[CallOutcome]:
+    async def collect(self, host: str, owner: str, incarnation: str) -> Collected:
         answer = await self._host(host).ask(
-            "collect", owner, COLLECT_WAIT_S, timeout_s=COLLECT_WAIT_S + CONTROL_TIMEOUT_S
+            "collect", owner, COLLECT_WAIT_S, incarnation, timeout_s=COLLECT_WAIT_S + CONTROL_TIMEOUT_S
         )
-        return cast("list[CallOutcome]", answer)
+        return cast("Collected", answer)
 
     async def cancel(self, host: str, owner: str, call_ids: Sequence[str]) -> None:
         await self._host(host).ask("cancel", owner, list(call_ids), timeout_s=SUBMIT_TIMEOUT_S)

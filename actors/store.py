@@ -15,9 +15,11 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, Engine
 
+from app.domain.errors import GatewayError
 from app.domain.limiter_state import SavedLimiter
 from app.domain.plan import Plan
 from app.domain.run import CallRecord, RunEvent, RunRecord, TaskRecord
@@ -27,6 +29,7 @@ from app.storage.database import open_database
 from app.storage.writer import Writer
 
 EVENT_WAIT_MAX_S = 30.0
+BATCHED = frozenset({"update_run", "record_plan", "record_task", "record_calls", "append_events", "save_limiters"})
 
 
 class Store:
@@ -79,6 +82,21 @@ class Store:
     async def append_events(self, events: Sequence[RunEvent]) -> None:
         """Append progress events."""
         await self._write(lambda connection: None, events)
+
+    async def write_batch(self, commands: Sequence[tuple[str, tuple[Any, ...]]]) -> list[GatewayError | None]:
+        """Do several writes that came in one call; each stands for itself, and its error is its own answer.
+
+        The writes of one run are in order: they go to the writer in the order given.
+        """
+        for method, _arguments in commands:
+            assert method in BATCHED, f"{method} is no write"
+        answers = await asyncio.gather(
+            *(getattr(self, method)(*arguments) for method, arguments in commands), return_exceptions=True
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, GatewayError):
+                raise answer
+        return [answer if isinstance(answer, GatewayError) else None for answer in answers]
 
     async def get_run(self, run_id: str) -> RunRecord:
         """Return the run; raises NotFoundError."""

@@ -5,6 +5,7 @@ Everything here crosses an actor border: frozen, plain, picklable.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,6 +69,8 @@ class Admission:
     """Admitted: seconds until it is sent. Refused: seconds until it might be, at the earliest."""
     reason: str = ""
     load: LoadRow | None = None
+    incarnation: str = ""
+    """Which life of the actor admitted it; a later life knows nothing of the call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +89,14 @@ class CallOutcome:
     duration_s: float
     """From sending to the last byte."""
     load: LoadRow | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """Outcomes that waited at an account actor, and which of its lives says so."""
+
+    incarnation: str
+    outcomes: Sequence[CallOutcome]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

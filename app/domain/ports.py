@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from app.domain.accounts import Orchestra
-from app.domain.calls import Admission, CallAnswer, CallOrder, CallOutcome, ModelCall
+from app.domain.calls import Admission, CallAnswer, CallOrder, Collected, ModelCall
 from app.domain.load import LoadRow
 from app.domain.plan import Plan
 from app.domain.run import CallRecord, RunEvent, RunRecord, RunRequest, TaskRecord
@@ -48,7 +48,7 @@ class AccountHosts(Protocol):
             InternalError: the host died or did not answer; nothing is known to have been sent.
         """
 
-    async def collect(self, host: str, owner: str) -> Sequence[CallOutcome]:
+    async def collect(self, host: str, owner: str, incarnation: str) -> Collected:
         """Wait (bounded) for outcomes of ``owner`` at ``host``; may return none.
 
         Raises:

@@ -32,6 +32,7 @@ RECHECK_S = 0.25
 """Longest sleep while calls wait, in case a wake-up was missed or an account recovered unannounced."""
 SILENCE_S = 2.0
 """A host that did not answer gets no calls for this long: by then the directory has looked at it."""
+SILENT_PAUSE_S = 0.2
 OUTPUT_TOKENS_DEFAULT = 1_024
 
 _log = logging.getLogger(__name__)
@@ -67,10 +68,14 @@ class _Waiting:
     """An account refused it until then; asking earlier would only be refused again."""
     told_waiting: bool = False
     submitted: bool = False
+    incarnation: str = ""
+    """The life of the host that admitted it."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Host:
+    incarnation: str = ""
+    """The life that answered last."""
     in_flight: dict[str, _Waiting] = field(default_factory=dict)
     collector: asyncio.Task[None] | None = None
 
@@ -209,7 +214,7 @@ class Dispatcher:
         try:
             admissions = await self._client.submit(name, [order for _item, order in batch])
         except GatewayError as error:
-            _log.warning("%s did not take %d calls: %s", name, len(batch), error.message)
+            _log.warning("%s did not take calls: %s", name, error.message)
             await self._lose(name, host, [item for item, _order in batch])
             return
         for (item, order), admission in zip(batch, admissions, strict=True):
@@ -226,6 +231,7 @@ class Dispatcher:
             item.not_before_ns = self._clock.monotonic_ns() + int(pause_s * 1e9)
             return
         now_ns = self._clock.monotonic_ns()
+        item.incarnation = admission.incarnation
         item.started_ns = now_ns + int(admission.start_in_s * 1e9)
         self._on_progress(
             CallProgress(
@@ -240,15 +246,22 @@ class Dispatcher:
     async def _collect(self, name: str, host: _Host) -> None:
         while host.in_flight:
             try:
-                outcomes = await self._client.collect(name, self._owner)
+                collected = await self._client.collect(name, self._owner, host.incarnation)
             except GatewayError as error:
-                _log.warning("%s went away with %d calls: %s", name, len(host.in_flight), error.message)
-                await self._lose(name, host, list(host.in_flight.values()))
-                return
-            for outcome in outcomes:
+                _log.warning("%s does not answer: %s", name, error.message)
+                host.incarnation = ""
+                await self._lose(name, host, [item for item in host.in_flight.values() if item.incarnation])
+                await asyncio.sleep(SILENT_PAUSE_S)  # orders on their way hear of it from their own call
+                continue
+            host.incarnation = collected.incarnation
+            for outcome in collected.outcomes:
                 self._take_outcome(host, outcome)
-            if outcomes:
+            if collected.outcomes:
                 self.wake()
+            # A host may die and be back between two questions: its new life knows nothing of the old one's calls.
+            forgotten = [item for item in host.in_flight.values() if item.incarnation not in ("", host.incarnation)]
+            if forgotten:
+                await self._lose(name, host, forgotten)
 
     def _take_outcome(self, host: _Host, outcome: CallOutcome) -> None:
         if outcome.load is not None:
@@ -284,6 +297,7 @@ class Dispatcher:
 
     async def _lose(self, name: str, host: _Host, items: Sequence[_Waiting]) -> None:
         """Fail calls whose host went away: whether they were billed is unknown. It gets no others for a while."""
+        _log.warning("%s went away with %d calls", name, len(items))
         self._silent_until_ns[name] = self._clock.monotonic_ns() + int(SILENCE_S * 1e9)
         for item in items:
             host.in_flight.pop(item.call.call_id, None)

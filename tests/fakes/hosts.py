@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from app.domain.calls import Admission, CallOrder, CallOutcome
+from app.domain.calls import Admission, CallOrder, CallOutcome, Collected
 from app.domain.chat import ChatResult, Usage
 from app.domain.errors import GatewayError, InternalError
 
@@ -26,6 +26,7 @@ class FakeHosts:
         self.orders: list[CallOrder] = []
         self.cancelled: list[str] = []
         self.gone: set[str] = set()
+        self.incarnation = "first"
         self.held = asyncio.Event()
         self.held.set()
         self._mail: dict[str, asyncio.Queue[CallOutcome]] = {}
@@ -51,14 +52,22 @@ class FakeHosts:
                     duration_s=0.01,
                 )
             )
-            admissions.append(Admission(call_id=order.call_id, admitted=True, start_in_s=0.0))
+            admissions.append(
+                Admission(call_id=order.call_id, admitted=True, start_in_s=0.0, incarnation=self.incarnation)
+            )
         return admissions
 
-    async def collect(self, host: str, owner: str) -> Sequence[CallOutcome]:
+    async def collect(self, host: str, owner: str, incarnation: str) -> Collected:
         self._check(host)
         await self.held.wait()
         self._check(host)
-        return [await self._box(host).get()]
+        outcomes = [] if incarnation not in ("", self.incarnation) else [await self._box(host).get()]
+        return Collected(incarnation=self.incarnation, outcomes=outcomes)
+
+    def reborn(self) -> None:
+        """Die with every outcome that was not collected, and be back before anybody noticed."""
+        self.incarnation += "'"
+        self._mail.clear()
 
     async def cancel(self, host: str, owner: str, call_ids: Sequence[str]) -> None:
         self.cancelled.extend(call_ids)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -210,3 +211,15 @@ async def test_a_caller_that_gives_up_does_not_stop_the_writer(store: Store) -> 
     kinds = [event.kind for event in await store.events_after("run-1", 0, 0.0)]
     assert kinds[-1] == "after"
     assert {f"k{index}" for index in range(1, 50, 2)} <= set(kinds)
+
+
+async def test_writes_of_one_call_stand_each_for_itself_and_keep_their_order(store: Store) -> None:
+    """Batching saves Ray calls; it must not let one caller's mistake reach another, nor mix lines up."""
+    await store.create_run(a_run())
+    commands: list[tuple[str, tuple[Any, ...]]] = [("append_events", ([an_event(f"k{index}")],)) for index in range(30)]
+    commands.insert(10, ("update_run", (a_run("missing"), [])))
+
+    answers = await store.write_batch(commands)
+
+    assert [type(answer) for answer in answers] == [type(None)] * 10 + [NotFoundError] + [type(None)] * 20
+    assert [event.kind for event in await store.events_after("run-1", 0, 0.0)] == [f"k{index}" for index in range(30)]

@@ -170,6 +170,22 @@ async def test_a_dead_host_fails_its_calls_as_unknown_and_is_reported(stage: Cal
     await asyncio.wait_for(_until(lambda: built.silent == ["host-a"]), 2)
 
 
+async def test_a_host_that_died_and_is_back_between_two_questions_has_lost_its_calls(
+    stage: Callable[..., Stage],
+) -> None:
+    """The new life answers, but knows nothing of the old one's calls: nobody may wait for them."""
+    built = stage(say_ok)
+    assert (await built.dispatcher.call(a_call("c1"))).result.text == "ok"
+    built.hosts.held.clear()
+    running = asyncio.create_task(built.dispatcher.call(a_call("c2")))
+    await asyncio.wait_for(_until(lambda: len(built.hosts.orders) == 2), 2)
+    built.hosts.reborn()
+    built.hosts.held.set()
+
+    with pytest.raises(CallLostError):
+        await asyncio.wait_for(running, 2)
+
+
 async def test_a_host_that_went_away_gets_no_calls_until_it_is_back(stage: Callable[..., Stage]) -> None:
     """One dead actor must not swallow every waiting call of the run, one after the other."""
     built = stage(say_ok, a_row("a"), a_row("b", call_s=9.0))
