@@ -69,9 +69,11 @@ def run_tutti(home: Path, *arguments: str, timeout_s: float = 120.0, **more: str
 
 @pytest.fixture(scope="module")
 def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
-    """A simulator for all tests of a module, playing the stories of ``scripted``."""
+    """A simulator for all tests of a module, playing the stories of ``scripted``; keys with ``gone`` are revoked."""
     path = tmp_path_factory.mktemp("simulator") / "sim.yaml"
-    document = {"host": "127.0.0.1", "port": 0, **pool.FAST, "replies": scripted.replies()}
+    keys: list[dict[str, str]] = [{"key": f"sk-{name}"} for name in ("alpha", "beta", "chief")]
+    keys += [{"key": f"sk-gone-{name}", "state": "revoked"} for name in "abc"]
+    document = {"host": "127.0.0.1", "port": 0, **pool.FAST, "keys": keys, "replies": scripted.replies()}
     path.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
     with running_simulator(path) as running:
         yield running
@@ -93,6 +95,49 @@ def _alive(processes: list[psutil.Process]) -> list[str]:
             if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
                 left.append(f"{process.pid} {' '.join(process.cmdline())[:80]}")
     return left
+
+
+@dataclass
+class Watched:
+    """How a command ended, and every process it had started."""
+
+    status: int
+    stdout: str
+    stderr: str
+    started: list[psutil.Process]
+
+
+def watch_tutti(home: Path, *arguments: str, timeout_s: float = 120.0, **more: str) -> Watched:
+    """Run the command to its end, noting what it starts on its way."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env=environment(home, **more),
+        cwd=ROOT,
+    )
+    started: set[psutil.Process] = set()
+    ended = threading.Event()
+
+    def look() -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            command = psutil.Process(process.pid)
+            while not ended.wait(0.5):
+                started.update(command.children(recursive=True))
+
+    looker = threading.Thread(target=look, daemon=True)
+    looker.start()
+    try:
+        stdout, stderr = process.communicate(timeout=timeout_s)
+    finally:
+        ended.set()
+        looker.join(5)
+        if process.poll() is None:
+            process.kill()
+            process.wait(10)
+    return Watched(status=process.returncode, stdout=stdout, stderr=stderr, started=list(started))
 
 
 def write_config(path: Path, configuration: dict[str, Any]) -> Path:
