@@ -25,7 +25,6 @@ PACIFIC_MIDNIGHT_NS = 8 * 3_600_000_000_000
 """Gemini's days end at midnight Pacific: 08:00 UTC in winter, 07:00 in summer; the later one is safe for both."""
 EWMA_WEIGHT = 0.2
 CALL_S_PRIOR = 1.0
-TYPICAL = Charge(requests=1, input_tokens=500, output_tokens_max=500)
 SECOND_NS = 1_000_000_000
 NEVER_S = 1e9
 RECHECK_S = 0.25
@@ -230,7 +229,7 @@ class AccountBook:
         if meter is None:
             return None
         scope = self._scopes[meter.account.scope, model]
-        load = scope.limiter.load(now_ns, TYPICAL)
+        load = scope.limiter.load(now_ns)
         ready_ns = meter.health.ready_at_ns(now_ns)
         cooldown_ns = max(load.cooldown_until_ns - now_ns, (ready_ns or now_ns) - now_ns, 0)
         return LoadRow(
@@ -251,6 +250,7 @@ class AccountBook:
                 if limit.name in _KIND_OF_NAME
             ),
             cooldown_s=_seconds(cooldown_ns),
+            closed_s=_seconds(max(0, (load.opens_ns or now_ns) - now_ns)),
             call_s=meter.call_s,
             call_output_tokens=meter.call_output_tokens,
             error_rate=meter.health.error_rate,
@@ -339,8 +339,7 @@ class AccountBook:
             identity=meter.account.identity,
             quota_group=meter.account.quota_group,
             limits=tuple(
-                LimitView(name=limit.name, limit=limit.limit, used=limit.used)
-                for limit in limiter.load(now_ns, TYPICAL).limits
+                LimitView(name=limit.name, limit=limit.limit, used=limit.used) for limit in limiter.load(now_ns).limits
             ),
             in_flight=row.in_flight,
             cooldown_s=row.cooldown_s,

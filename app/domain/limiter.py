@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 DEFAULT_RETRY_NS = 1_000_000_000
+SMALLEST = Charge(requests=1)
 
 Binding = LimitName | Literal["cooldown"]
 
@@ -71,8 +72,8 @@ class LimiterLoad:
 
     in_flight: int
     concurrency: int | None
-    earliest_start_ns: int | None
-    """For the typical charge; None where it depends on calls in flight, or never."""
+    opens_ns: int | None
+    """When the smallest call may start; None where that depends on calls in flight, or never."""
     cooldown_until_ns: int
     limits: tuple[LimitLoad, ...]
 
@@ -302,8 +303,8 @@ class Limiter:
         """End of the latest cooldown; may lie in the past."""
         return self._cooldown_ns
 
-    def load(self, now_ns: int, typical: Charge) -> LimiterLoad:
-        """Return what load tables show; ``typical`` is the charge that ``earliest_start_ns`` is for."""
+    def load(self, now_ns: int) -> LimiterLoad:
+        """Return what load tables show."""
         now_ns = self._tick(now_ns)
         limits: list[LimitLoad] = []
         for name, gauge in self._gauges.by_name.items():
@@ -318,7 +319,7 @@ class Limiter:
         return LimiterLoad(
             in_flight=self._in_flight,
             concurrency=self._slots(),
-            earliest_start_ns=self.earliest_start_ns(typical, now_ns),
+            opens_ns=self.earliest_start_ns(SMALLEST, now_ns),
             cooldown_until_ns=self._cooldown_ns,
             limits=tuple(limits),
         )

@@ -39,6 +39,8 @@ class LoadRow:
     buckets: tuple[BucketLevel, ...]
     cooldown_s: float
     """Seconds, at observation, until it serves again; 0 while it serves."""
+    closed_s: float = 0.0
+    """Seconds, at observation, before which not even the smallest call may start: a day or a window that is spent."""
     call_s: float
     """EWMA of a whole call's duration."""
     call_output_tokens: float

@@ -140,7 +140,7 @@ class _Virtual:
     def start_in_s(self, call: ReadyCall) -> float:
         if self.row.state == "dead" or call.input_tokens > self.row.context_tokens:
             return NEVER_S
-        return max(self.pool.start_in_s(call), self.row.cooldown_s - self.age_s)
+        return max(self.pool.start_in_s(call), max(self.row.cooldown_s, self.row.closed_s) - self.age_s)
 
     def duration_s(self, call: ReadyCall) -> float:
         share = call.output_tokens_max / max(1.0, self.row.call_output_tokens)

@@ -101,6 +101,19 @@ def test_a_dead_key_takes_the_whole_account_out_until_its_key_changes() -> None:
     assert state(book) == "healthy"
 
 
+def test_a_spent_day_is_told_in_the_load() -> None:
+    """Callers choose by the row: with nothing left today it must not look free."""
+    book = a_book(an_account(rpd=1, rpm=60))
+    before = book.row("a", "m", NOW)
+    assert admit(book, an_order("c1")).admitted
+    after = book.row("a", "m", NOW)
+
+    assert before is not None
+    assert after is not None
+    assert before.closed_s == 0.0
+    assert 0.0 < after.closed_s <= 86_400.0
+
+
 def test_a_minute_limit_cools_the_group_and_a_day_limit_until_its_reset() -> None:
     """What a 429 says holds for everybody under that limit."""
     book = a_book(an_account("a", group="g", rpm=6_000), an_account("b", group="g", rpm=6_000))

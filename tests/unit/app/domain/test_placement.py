@@ -90,6 +90,15 @@ def test_a_later_model_is_taken_only_when_the_first_cannot_start_soon() -> None:
     assert accounts(place([call], cooling, 0.0)) == ["b"]
 
 
+def test_an_account_whose_day_is_spent_attracts_nobody() -> None:
+    """Its minute's bucket is full, and still nothing may start there until tomorrow."""
+    spent = replace(a_row("a", call_s=0.1), closed_s=3_600.0)
+
+    assert accounts(place([a_call()], [spent, a_row("b", call_s=9.0)], 0.0)) == ["b"]
+    (tomorrow,) = place([a_call()], [spent], 0.0)
+    assert tomorrow.start_in_s == 3_600.0
+
+
 def test_nobody_can_serve_says_why() -> None:
     """A run that waits for ever must know the reason: no account, dead keys, or a request that is too large."""
     (none,) = place([a_call()], [], 0.0)

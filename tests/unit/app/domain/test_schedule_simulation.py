@@ -127,7 +127,7 @@ class _Pool:
     def _rows(self) -> list[LoadRow]:
         rows = []
         for name, limiter in self.limiters.items():
-            load = limiter.load(self.now, Charge())
+            load = limiter.load(self.now)
             rates = {"rpm": "requests", "tpm": "tokens"}
             buckets = tuple(
                 BucketLevel(
