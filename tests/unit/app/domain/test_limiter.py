@@ -222,9 +222,9 @@ def test_limiter_charges_all_limits_or_none() -> None:
     """A refusal by one limit leaves the others untouched."""
     limiter = Limiter(LimitSpec(rpm=60, tpm=60, concurrency=1), 0)
     _admit(limiter, "a", _call(1), 0)
-    before = limiter.load(0, _call(1)).limits
+    before = limiter.load(0).limits
     assert _refuse(limiter, _call(1), 0).binding == "concurrency"
-    assert limiter.load(0, _call(1)).limits == before
+    assert limiter.load(0).limits == before
 
 
 def test_limiter_promises_starts_within_the_horizon_in_order() -> None:
@@ -244,11 +244,11 @@ def test_limiter_ends_each_reservation_exactly_once() -> None:
     with pytest.raises(ValueError, match="already open"):
         limiter.reserve("a", _call(1), 0)
     assert limiter.release("a", 1)
-    once = limiter.load(1, _call(1))
+    once = limiter.load(1)
     assert not limiter.release("a", 1)
     assert not limiter.settle("a", _call(90), 1)
     assert not limiter.settle("never", _call(90), 1)
-    assert limiter.load(1, _call(1)) == once
+    assert limiter.load(1) == once
     assert once.in_flight == 0
 
 
@@ -276,7 +276,7 @@ def test_limiter_lease_settles_in_parts_and_returns_the_rest() -> None:
     assert limiter.settle("lease", _call(20, 30), 0, final=False)
     assert limiter.in_flight == 2
     assert limiter.release("lease", 0)
-    levels = {limit.name: limit.level for limit in limiter.load(0, _call()).limits}
+    levels = {limit.name: limit.level for limit in limiter.load(0).limits}
     assert levels == {"rpm": 2, "tpm": 250, "concurrency": 3}
 
 
@@ -327,10 +327,10 @@ def test_limiter_continues_saved_state_with_the_elapsed_wall_time(window: str) -
 
     later = Limiter.restore(spec, state, lost=False, now_ns=5 * S, wall_ns=1_010 * S)
     assert later.cooldown_until_ns == 10 * S
-    level = {limit.name: limit.level for limit in later.load(5 * S, _call()).limits}
+    level = {limit.name: limit.level for limit in later.load(5 * S).limits}
     assert level == {"rpm": 10 if window == "bucket" else 0, "rpd": 100 - allowed}
     back = Limiter.restore(spec, state, lost=False, now_ns=5 * S, wall_ns=900 * S)
-    assert {limit.name: limit.level for limit in back.load(5 * S, _call()).limits}["rpm"] == 0
+    assert {limit.name: limit.level for limit in back.load(5 * S).limits}["rpm"] == 0
 
 
 @pytest.mark.parametrize("window", ["bucket", "sliding"])
@@ -352,7 +352,7 @@ def test_limiter_lost_state_owes_the_largest_debt_it_knew() -> None:
     state = limiter.snapshot(0, 0)
     lost = Limiter.restore(spec, state, lost=True, now_ns=0, wall_ns=30 * S)
     assert lost.earliest_start_ns(_call(100), 0) == 7 * S
-    used = {limit.name: limit.used for limit in lost.load(0, _call()).limits}
+    used = {limit.name: limit.used for limit in lost.load(0).limits}
     assert used["rpd"] == 1 + 30 + 1 + 1
 
 
@@ -361,7 +361,7 @@ def test_limiter_change_of_limits_keeps_what_was_used() -> None:
     limiter = Limiter(LimitSpec(tpm=6_000), 0)
     _admit(limiter, "big", _call(700), 0)
     limiter.change_limits(LimitSpec(tpm=12_000, rpm=60, burst_ms=2_000), 0)
-    levels = {limit.name: limit.level for limit in limiter.load(0, _call()).limits}
+    levels = {limit.name: limit.level for limit in limiter.load(0).limits}
     assert levels == {"tpm": -600, "rpm": 0}
     limiter.change_limits(LimitSpec(concurrency=1), 0)
     assert _refuse(limiter, _call(), 0).binding == "concurrency"
@@ -374,9 +374,9 @@ def test_limiter_new_window_counts_calls_under_way_until_a_minute_after_their_an
     limiter = Limiter(LimitSpec(rpm=60), 0)
     _admit(limiter, "a", _call(), 0)
     limiter.change_limits(LimitSpec(rpm=60, window="sliding"), 0)
-    assert {limit.used for limit in limiter.load(0, _call()).limits} == {60}
+    assert {limit.used for limit in limiter.load(0).limits} == {60}
     limiter.settle("a", _call(), 30 * S)
-    assert {limit.used for limit in limiter.load(70 * S, _call()).limits} == {1}
+    assert {limit.used for limit in limiter.load(70 * S).limits} == {1}
 
 
 @pytest.mark.parametrize("field", ["rpm", "tpm", "itpm", "otpm", "rpd", "concurrency"])

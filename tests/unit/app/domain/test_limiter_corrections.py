@@ -15,11 +15,11 @@ CALL = Charge(requests=1)
 
 
 def _level(limiter: Limiter, now_ns: int, name: str = "rpm") -> int:
-    return {limit.name: limit.level for limit in limiter.load(now_ns, CALL).limits}[name]  # type: ignore[index]
+    return {limit.name: limit.level for limit in limiter.load(now_ns).limits}[name]  # type: ignore[index]
 
 
 def _limit(limiter: Limiter, now_ns: int, name: str = "rpm") -> int:
-    return {limit.name: limit.limit for limit in limiter.load(now_ns, CALL).limits}[name]  # type: ignore[index]
+    return {limit.name: limit.limit for limit in limiter.load(now_ns).limits}[name]  # type: ignore[index]
 
 
 def _answer(limiter: Limiter, call_id: str, now_ns: int, *, limit: int | None, remaining: int | None) -> None:
