@@ -1,0 +1,95 @@
+"""What a client of the gateway asks, and who it is: values between the doors and the gateway's use cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from app.domain.chat import ChatRequest
+from app.domain.limits import LimitSpec
+
+AUTO = "auto"
+"""The model name that leaves the choice to routing."""
+
+
+class ServiceClass(StrEnum):
+    """How urgent a caller's work is; earlier ones go first, and only ``BATCH`` leaves headroom to the others."""
+
+    INTERACTIVE = "interactive"
+    STANDARD = "standard"
+    BATCH = "batch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who calls: one configured API key, or ``ANONYMOUS`` where none is configured."""
+
+    name: str
+    limits: LimitSpec = field(default_factory=LimitSpec)
+    allowed_models: tuple[str, ...] = ()
+    """Public names and aliases; empty means all."""
+    service_class: ServiceClass = ServiceClass.STANDARD
+    weight: float = 1.0
+    """Share of the pool relative to other callers of the same class while calls wait. Positive."""
+
+
+ANONYMOUS = Caller(name="anonymous")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingWish:
+    """What the client asks of routing beside the model."""
+
+    task_type: str | None = None
+    providers: tuple[str, ...] = ()
+    """Only these; empty means all."""
+    order: tuple[str, ...] = ()
+    """Providers or accounts to try first, in this order."""
+    cost_usd_max: str | None = None
+    """Decimal text: the dearest that the call may become, its ceiling of output included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One chat call as a client format's parser understood it."""
+
+    chat: ChatRequest
+    """``chat.model`` is what the client wrote: a public name, an alias, ``auto`` or nothing (= auto)."""
+    task_type: str | None = None
+    include_usage: bool = True
+    """Whether the client wants the usage in its stream; we always want it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """Who served a call; known before the first byte of the answer."""
+
+    request_id: str
+    created_s: int
+    """Seconds since the epoch."""
+    account: str
+    provider: str
+    model: str
+    """The public name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingRequest:
+    """Texts to embed; ``model`` as in ``ChatRequest``."""
+
+    model: str
+    inputs: tuple[str, ...]
+    dimensions: int | None = None
+    user: str | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """Provider-specific fields as JSON text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingResult:
+    """One vector per input, in order."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    input_tokens: int
+    model: str = ""
