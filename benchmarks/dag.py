@@ -70,6 +70,8 @@ class Found:
     bare_cpu_s: float
     ours_s: float
     cpu_s: Mapping[str, float]
+    others_share: float
+    """Of all cores while ours played, kept busy by processes that are not ours."""
 
     @property
     def wall_ms(self) -> float:
@@ -199,13 +201,15 @@ def _say_failure(call: ModelCall, error: UpstreamError, again: bool) -> None:
     print(f"failed: {call.call_id}: {error.message}", file=sys.stderr)
 
 
-async def timed(work: Callable[[], Awaitable[object]]) -> tuple[float, dict[str, float]]:
-    """Return wall seconds and CPU seconds by kind of process."""
-    before = processes.cpu_seconds(processes.tree())
+async def timed(work: Callable[[], Awaitable[object]]) -> tuple[float, dict[str, float], float]:
+    """Return wall seconds, CPU seconds by kind of process, and the share of the cores that others took."""
+    before, busy_s = processes.cpu_seconds(processes.tree()), processes.machine_cpu_seconds()
     began = time.monotonic()
     await work()
     wall_s = time.monotonic() - began
-    return wall_s, processes.cpu_between(before, processes.cpu_seconds(processes.tree()))
+    cpu_s = processes.cpu_between(before, processes.cpu_seconds(processes.tree()))
+    busy_s = processes.machine_cpu_seconds() - busy_s
+    return wall_s, cpu_s, processes.others_share(busy_s, cpu_s, wall_s)
 
 
 async def measure(shapes: Sequence[Shape]) -> list[Found]:
@@ -225,9 +229,9 @@ async def measure(shapes: Sequence[Shape]) -> list[Found]:
             await (await flow_of(plan_of(Shape(name="warm", layers=2, width=40)), "warm", opened)).play({})
             for shape in shapes:
                 plan = plan_of(shape)
-                bare_s, bare_cpu_s = await timed(lambda plan=plan: bare(plan))  # type: ignore[misc]
+                bare_s, bare_cpu_s, _ = await timed(lambda plan=plan: bare(plan))  # type: ignore[misc]
                 flow = await flow_of(plan, f"run-{shape.name}", opened)
-                ours_s, cpu_s = await timed(lambda flow=flow: flow.play({}))  # type: ignore[misc]
+                ours_s, cpu_s, others_share = await timed(lambda flow=flow: flow.play({}))  # type: ignore[misc]
                 completed = sum(item.record.state is TaskState.COMPLETED for item in flow.played.values())
                 found.append(
                     Found(
@@ -238,6 +242,7 @@ async def measure(shapes: Sequence[Shape]) -> list[Found]:
                         bare_cpu_s=bare_cpu_s.get("driver", 0.0),
                         ours_s=ours_s,
                         cpu_s=cpu_s,
+                        others_share=others_share,
                     )
                 )
     return found
@@ -246,7 +251,7 @@ async def measure(shapes: Sequence[Shape]) -> list[Found]:
 def rows(found: Sequence[Found]) -> list[list[str]]:
     """Return the table."""
     head = ["DAG", "tasks", "bound", "bare asyncio", "Tutti", "Tutti / bound", "Tutti / bare"]
-    head += ["overhead a task, wall", "CPU a task", "bare CPU a task"]
+    head += ["overhead a task, wall", "CPU a task", "bare CPU a task", "others, of all cores"]
     return [head] + [
         [
             f"{item.shape.name}, {item.shape.layers} x {item.shape.width}",
@@ -259,6 +264,7 @@ def rows(found: Sequence[Found]) -> list[list[str]]:
             f"{item.wall_ms:.2f} ms",
             f"{item.cpu_ms:.2f} ms",
             f"{item.bare_cpu_s / item.shape.tasks * 1e3:.2f} ms",
+            f"{item.others_share:.0%}",
         ]
         for item in found
     ]
@@ -282,6 +288,7 @@ def document(found: Sequence[Found]) -> dict[str, Json]:
                 "overhead_wall_ms": round(item.wall_ms, 3),
                 "overhead_cpu_ms": round(item.cpu_ms, 3),
                 "cpu_s": dict(item.cpu_s),
+                "others_share": item.others_share,
             }
             for item in found
         },

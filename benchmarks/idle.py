@@ -24,6 +24,8 @@ ACCOUNTS, ACCOUNTS_SHORT = 50, 4
 IDLE_S, IDLE_SHORT_S = 20.0, 4.0
 SETTLE_S = 3.0
 """What starting leaves behind (limiter states to save, first rounds of looking) is over after this."""
+ACTORS_AT_ONCE = 10
+"""A start must be through in a minute, and so must a change: on two cores that is some forty actors. Hence steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,12 @@ class Layout:
     name: str
     accounts: int
     accounts_per_actor: int = 1
+
+    @property
+    def steps(self) -> list[int]:
+        """How many accounts there are after each step of the start."""
+        step = ACTORS_AT_ONCE * self.accounts_per_actor
+        return [min(count + step, self.accounts) for count in range(0, self.accounts, step)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +53,8 @@ class Found:
     idle_s: float
     memory_mib: Mapping[str, float]
     cpu_s: Mapping[str, float]
+    others_share: float
+    """Of all cores while ours idled, kept busy by processes that are not ours."""
 
     @property
     def total_mib(self) -> float:
@@ -65,18 +75,23 @@ async def measure(layout: Layout, idle_s: float) -> Found:
         for number in range(layout.accounts)
     ]
     with tempfile.TemporaryDirectory(prefix="tutti-bench-") as folder:
-        document = stage.configuration(
-            *accounts, data_dir=f"{folder}/data", accounts_per_actor=layout.accounts_per_actor
-        )
+        documents = [
+            stage.configuration(
+                *accounts[:count], data_dir=f"{folder}/data", accounts_per_actor=layout.accounts_per_actor
+            )
+            for count in layout.steps
+        ]
         began = time.monotonic()
-        async with stage.opened(document):
+        async with stage.opened(documents[0]) as opened:
+            for document in documents[1:]:
+                await opened.grow(document)
             start_s = time.monotonic() - began
             await asyncio.sleep(SETTLE_S)
             members = _members()
-            before, at = processes.cpu_seconds(members), time.monotonic()
+            before, at, busy_s = processes.cpu_seconds(members), time.monotonic(), processes.machine_cpu_seconds()
             await asyncio.sleep(idle_s)
             cpu_s = processes.cpu_between(before, processes.cpu_seconds(members))
-            waited_s = time.monotonic() - at
+            waited_s, busy_s = time.monotonic() - at, processes.machine_cpu_seconds() - busy_s
             memory_mib = processes.memory_mib(members)
             actors = sum(processes.kind(process) == "AccountActor" for process in members)
     return Found(
@@ -86,6 +101,7 @@ async def measure(layout: Layout, idle_s: float) -> Found:
         idle_s=waited_s,
         memory_mib=memory_mib,
         cpu_s=cpu_s,
+        others_share=processes.others_share(busy_s, cpu_s, waited_s),
     )
 
 
@@ -98,7 +114,7 @@ def rows(found: Sequence[Found]) -> list[list[str]]:
     """Return the table; the first layout is the baseline."""
     base = found[0]
     head = ["layout", "account actors", "start", "memory (PSS)", "of the baseline", "a further account"]
-    head += ["idle CPU of one core", "of the baseline"]
+    head += ["idle CPU of one core", "of the baseline", "others, of all cores"]
     table = [head]
     for item in found:
         more = item.layout.accounts - base.layout.accounts
@@ -112,6 +128,7 @@ def rows(found: Sequence[Found]) -> list[list[str]]:
                 f"{(item.total_mib - base.total_mib) / more:.1f} MiB" if more else "",
                 f"{item.cpu_percent:.1f} %",
                 f"{item.cpu_percent / base.cpu_percent:.2f} x",
+                f"{item.others_share:.0%}",
             ]
         )
     return table
@@ -132,6 +149,7 @@ def document(found: Sequence[Found]) -> dict[str, Json]:
                 "total_mib": round(item.total_mib, 1),
                 "cpu_s": dict(item.cpu_s),
                 "cpu_percent": round(item.cpu_percent, 2),
+                "others_share": item.others_share,
             }
             for item in found
         ]

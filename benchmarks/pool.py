@@ -64,6 +64,8 @@ class Found:
     """With the provider's own larger buckets: what nobody can beat without a 429."""
     by_account: Mapping[str, int]
     cpu_s: Mapping[str, float]
+    others_share: float
+    """Of all cores, kept busy by processes that are not ours."""
 
     @property
     def ratio(self) -> float:
@@ -140,11 +142,12 @@ async def measure(size: Size) -> Found:
     with tempfile.TemporaryDirectory(prefix="tutti-bench-") as folder, stage.simulator(simulated(size)) as upstream:
         accounts = [stage.account(name, f"{upstream.url}/v1", limits=own) for name, own in size.limits(BURST_S).items()]
         async with stage.opened(stage.configuration(*accounts, data_dir=f"{folder}/data")) as opened:
-            before = processes.cpu_seconds(processes.tree())
+            before, busy_s = processes.cpu_seconds(processes.tree()), processes.machine_cpu_seconds()
             began = time.monotonic()
             answers = await asyncio.gather(*(opened.dispatcher.call(call) for call in calls()), return_exceptions=True)
             makespan_s = time.monotonic() - began
             cpu_s = processes.cpu_between(before, processes.cpu_seconds(processes.tree()))
+            busy_s = processes.machine_cpu_seconds() - busy_s
         stats = upstream.stats()
     for answer in answers:
         if not isinstance(answer, CallAnswer | GatewayError):
@@ -159,6 +162,7 @@ async def measure(size: Size) -> Found:
         provider_bound=bound(served, size.limits(PROVIDER_BURST_S)),
         by_account={name: sum(row["key"] == f"sk-{name}" for row in served) for name in LIMITS},
         cpu_s=cpu_s,
+        others_share=processes.others_share(busy_s, cpu_s, makespan_s),
     )
 
 
@@ -209,6 +213,7 @@ def rows(found: Found) -> list[list[str]]:
             f"{beaten:.3f} x",
         ],
         ["CPU seconds, all processes", f"{sum(found.cpu_s.values()):.1f} s", ""],
+        ["others on the machine, of all cores", f"{found.others_share:.0%}", ""],
     ]
 
 
@@ -229,6 +234,7 @@ def document(found: Found, size: Size) -> dict[str, Json]:
         "provider_ratio": round(found.makespan_s / found.provider_bound.seconds, 4),
         "calls_by_account": dict(found.by_account),
         "cpu_s": dict(found.cpu_s),
+        "others_share": found.others_share,
     }
 
 

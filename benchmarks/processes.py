@@ -70,6 +70,23 @@ def cpu_between(before: Mapping[psutil.Process, float], after: Mapping[psutil.Pr
     return {name: round(float(seconds), 2) for name, seconds in spent.most_common()}
 
 
+def machine_cpu_seconds() -> float:
+    """Return the seconds that all cores of the machine have been busy since it started, whoever kept them busy."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
+
+
+def others_share(busy_s: float, ours: Mapping[str, float], wall_s: float) -> float:
+    """Return the share of all cores that processes other than ours kept busy: above a few percent, distrust wall times.
+
+    Args:
+        busy_s: Seconds the machine was busy in the window, by ``machine_cpu_seconds`` at both ends.
+        ours: From ``cpu_between`` of the same window; a process of ours that ended in it counts as another's.
+        wall_s: Length of the window.
+    """
+    return round(max(0.0, busy_s - sum(ours.values())) / (wall_s * (os.cpu_count() or 1)), 3)
+
+
 def memory_mib(processes: Iterable[psutil.Process]) -> dict[str, float]:
     """Return proportional set sizes by kind, largest first: shared pages count once over all processes."""
     sizes: Counter[str] = Counter()

@@ -52,6 +52,16 @@ class Stage:
     store: StoreHandle
     namespace: str
 
+    async def grow(self, document: Mapping[str, Any]) -> None:
+        """Change to a configuration with more accounts; return when every one serves."""
+        directory = DirectoryHandle(self.namespace)
+        await directory.apply(settings.load_mapping(dict(document), source="benchmark"))
+        async with asyncio.timeout(ACCOUNTS_WITHIN_S):
+            version, serving, wanted = -1, 0, len(document["accounts"])
+            while serving < wanted:
+                snapshot = await directory.watch(version, WATCH_WAIT_S)
+                version, serving = snapshot.version, len(snapshot.hosts)
+
 
 def account(name: str, base_url: str, **more: Any) -> dict[str, Any]:
     """Return the configuration of one account that serves ``MODEL``."""

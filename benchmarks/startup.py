@@ -53,12 +53,14 @@ class Found:
     wall_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
     """Of the whole tree, until the moment that was waited for."""
+    others_share: list[float] = field(default_factory=list)
+    """Of all cores in that time, kept busy by processes that are not of the tree."""
 
 
 @contextlib.contextmanager
-def measured(command: Sequence[str], home: Path, seen: Callable[[str], bool]) -> Iterator[tuple[float, float]]:
-    """Start a command, wait for a line of its output, yield seconds and CPU seconds until then, and end it."""
-    began = time.monotonic()
+def measured(command: Sequence[str], home: Path, seen: Callable[[str], bool]) -> Iterator[tuple[float, float, float]]:
+    """Start a command, wait for a line of its output, yield seconds, CPU seconds and others' share, and end it."""
+    began, busy_s = time.monotonic(), processes.machine_cpu_seconds()
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -74,9 +76,10 @@ def measured(command: Sequence[str], home: Path, seen: Callable[[str], bool]) ->
         lines = _lines_until(process, seen)
         wall_s = time.monotonic() - began
         cpu_s = sum(processes.cpu_seconds(_tree(process.pid)).values())
+        busy_s = processes.machine_cpu_seconds() - busy_s
         if process.poll() is not None and not seen(lines[-1] if lines else ""):
             raise RuntimeError(f"{' '.join(command[:4])} ended early:\n{''.join(lines[-20:])}")
-        yield wall_s, cpu_s
+        yield wall_s, cpu_s, processes.others_share(busy_s, {"tree": cpu_s}, wall_s)
     finally:
         giving_up.cancel()
         _end(process)
@@ -88,7 +91,7 @@ def environment(home: Path) -> dict[str, str]:
     return {**kept, "HOME": str(home), "TERM": "dumb"}
 
 
-def once(name: str, folder: Path, url: str) -> tuple[float, float]:
+def once(name: str, folder: Path, url: str) -> tuple[float, float, float]:
     """Measure one thing once, with a data directory of its own."""
     config = folder / "tutti.yaml"
     document = {**pool.three_accounts(url), "data_dir": str(folder / "data")}
@@ -118,10 +121,11 @@ def measure(*, warm_ups: int, runs: int) -> dict[str, Found]:
         for number in range(warm_ups + runs):
             for name, figures in found.items():
                 with tempfile.TemporaryDirectory(prefix="tutti-bench-", ignore_cleanup_errors=True) as folder:
-                    wall_s, cpu_s = once(name, Path(folder), upstream.url)
+                    wall_s, cpu_s, others_share = once(name, Path(folder), upstream.url)
                 if number >= warm_ups:
                     figures.wall_s.append(wall_s)
                     figures.cpu_s.append(cpu_s)
+                    figures.others_share.append(others_share)
     return found
 
 
@@ -133,7 +137,7 @@ def rows(found: dict[str, Found]) -> list[list[str]]:
         "run": "`tutti run` to the first task",
     }
     base_s = statistics.median(found["bare"].wall_s)
-    return [["what", "median", "fastest", "slowest", "of the baseline", "CPU, median"]] + [
+    return [["what", "median", "fastest", "slowest", "of the baseline", "CPU, median", "others, at most"]] + [
         [
             said[name],
             f"{statistics.median(figures.wall_s):.2f} s",
@@ -141,6 +145,7 @@ def rows(found: dict[str, Found]) -> list[list[str]]:
             f"{max(figures.wall_s):.2f} s",
             f"{statistics.median(figures.wall_s) / base_s:.2f} x",
             f"{statistics.median(figures.cpu_s):.1f} s",
+            f"{max(figures.others_share):.0%}",
         ]
         for name, figures in found.items()
     ]
@@ -153,6 +158,7 @@ def document(found: dict[str, Found]) -> dict[str, Json]:
         name: {
             "wall_s": [round(seconds, 3) for seconds in figures.wall_s],
             "cpu_s": [round(seconds, 2) for seconds in figures.cpu_s],
+            "others_share": list(figures.others_share),
             "median_s": round(statistics.median(figures.wall_s), 3),
             "ratio": round(statistics.median(figures.wall_s) / base_s, 3),
         }
