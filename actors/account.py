@@ -34,14 +34,17 @@ from app.domain.errors import (
     UpstreamError,
     UpstreamKind,
 )
+from app.domain.leases import Bundle, Exchange, Exchanged
 from app.domain.limiter_state import LimiterState, SavedLimiter
 from app.domain.load import LoadRow
+from app.domain.permit_office import PermitOffice
 from app.domain.views import AccountView, LiveCheck
 from app.providers.base import ProviderAdapter
 
 MAILBOX_OUTCOMES_MAX = 10_000
 """Outcomes kept for an owner that does not collect; beyond it the oldest are dropped: that owner is gone."""
 SAVE_PERIOD_S = 1.0
+DRAIN_LOOK_S = 0.05
 CHECK_TIMEOUT_S = 30.0
 CHECK_TOKENS = 16
 
@@ -84,6 +87,8 @@ class AccountHost:
         self._adapters: dict[str, tuple[AccountSpec, ProviderAdapter]] = {}
         self._calls: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._mailboxes: dict[str, _Mailbox] = {}
+        self._office = PermitOffice(self._book, self._incarnation)
+        self._refused = asyncio.Event()
         self._draining = False
         self._saver: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
@@ -100,7 +105,7 @@ class AccountHost:
             _spec, adapter = self._adapters.pop(name)
             self._spawn(adapter.aclose())
         self._version = version
-        self._draining = False
+        self._draining = self._office.closed = False
         await self._save(clean=False)
         if self._saver is None:
             self._saver = self._spawn(self._keep_saving())
@@ -134,6 +139,25 @@ class AccountHost:
                 await asyncio.wait_for(mailbox.filled.wait(), wait_s)
         outcomes, mailbox.outcomes = mailbox.outcomes, []
         return Collected(incarnation=self._incarnation, outcomes=outcomes)
+
+    async def exchange(self, message: Exchange) -> Exchanged:
+        """Take what a holder of permits reports and grant what it wishes (``leases``)."""
+        now_ns, wall_ns, epoch = time.monotonic_ns(), time.time_ns(), self._office.epoch
+        moved = self._office.settle(message, now_ns, wall_ns)
+        admissions, bundles = self._office.grant(message, now_ns, wall_ns)
+        if self._office.epoch != epoch:
+            self._refused.set()
+            self._refused = asyncio.Event()
+        moved.update((wish.account, wish.model) for wish in (*message.wishes, *message.bundles))
+        rows = [self._book.row(account, model, now_ns) for account, model in moved]
+        return self._exchanged(admissions, bundles, [row for row in rows if row is not None])
+
+    async def watch(self, epoch: int, wait_s: float) -> Exchanged:
+        """Tell a holder at once, or after ``wait_s`` seconds, that its spare permits must not be used any more."""
+        if self._office.epoch == epoch:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._refused.wait(), wait_s)
+        return self._exchanged((), (), self._rows())
 
     async def cancel(self, owner: str, call_ids: Sequence[str]) -> None:
         """Stop these calls; unknown ones are ignored and no outcome is delivered."""
@@ -182,11 +206,14 @@ class AccountHost:
 
     async def drain(self, timeout_s: float) -> None:
         """Admit nothing more, let calls end (at most ``timeout_s``), save the limiters as clean, close connections."""
-        self._draining = True
+        self._draining = self._office.closed = True
         if self._calls:
             _done, late = await asyncio.wait(self._calls.values(), timeout=timeout_s)
             for task in late:
                 task.cancel()
+        until_s = time.monotonic() + timeout_s
+        while self._office.held and time.monotonic() < until_s:
+            await asyncio.sleep(DRAIN_LOOK_S)  # their holders report, or the time is over
         if self._saver is not None:
             self._saver.cancel()
             self._saver = None
@@ -199,7 +226,7 @@ class AccountHost:
             return Admission(call_id=order.call_id, admitted=False, start_in_s=1.0, reason="not served here now")
         now_ns = time.monotonic_ns()
         ticket = _ticket(order)
-        decision = self._book.admit(order, ticket, now_ns, time.time_ns())
+        decision = self._book.admit(order, ticket, now_ns, time.time_ns(), horizon_s=order.horizon_s)
         start_ns = now_ns + int(decision.start_in_s * 1e9)
         if decision.refused_for_good:
             self._deliver(order, None, _too_large(order, decision.reason), 0.0, 0.0)
@@ -235,7 +262,9 @@ class AccountHost:
             self._fail(order, ticket, error, admitted_ns, sent_ns or admitted_ns)
             return
         now_ns = time.monotonic_ns()
-        self._book.succeed(order, ticket, result, now_ns, duration_s=(now_ns - sent_ns) / 1e9)
+        self._book.succeed(
+            order, ticket, result.usage, result.observations, now_ns, duration_s=(now_ns - sent_ns) / 1e9
+        )
         self._deliver(order, result, None, (sent_ns - admitted_ns) / 1e9, (now_ns - sent_ns) / 1e9)
 
     def _turn_away(self, order: CallOrder, ticket: str, admitted_ns: int) -> None:
@@ -313,9 +342,21 @@ class AccountHost:
             for saved in found
         }
 
+    def _exchanged(
+        self, admissions: Sequence[Admission], bundles: Sequence[Bundle], rows: Sequence[LoadRow]
+    ) -> Exchanged:
+        return Exchanged(
+            incarnation=self._incarnation,
+            epoch=self._office.epoch,
+            admissions=admissions,
+            bundles=bundles,
+            rows=rows,
+        )
+
     async def _keep_saving(self) -> None:
         while True:
             await asyncio.sleep(SAVE_PERIOD_S)
+            self._office.sweep(time.monotonic_ns())
             if self._book.dirty:
                 try:
                     await self._save(clean=False)

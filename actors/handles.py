@@ -19,6 +19,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from app.domain.calls import Admission, CallOrder, Collected
 from app.domain.errors import CancelledError, DeadlineError, GatewayError, InternalError
 from app.domain.hosting import Snapshot
+from app.domain.leases import Exchange, Exchanged
 from app.domain.limiter_state import SavedLimiter
 from app.domain.load import LoadRow
 from app.domain.plan import Plan
@@ -237,6 +238,13 @@ class HostHandles:
             "collect", owner, COLLECT_WAIT_S, incarnation, timeout_s=COLLECT_WAIT_S + CONTROL_TIMEOUT_S
         )
         return cast("Collected", answer)
+
+    async def exchange(self, host: str, message: Exchange) -> Exchanged:
+        return cast("Exchanged", await self._host(host).ask("exchange", message, timeout_s=SUBMIT_TIMEOUT_S))
+
+    async def watch(self, host: str, epoch: int, wait_s: float) -> Exchanged:
+        answer = await self._host(host).ask("watch", epoch, wait_s, timeout_s=wait_s + CONTROL_TIMEOUT_S)
+        return cast("Exchanged", answer)
 
     async def cancel(self, host: str, owner: str, call_ids: Sequence[str]) -> None:
         await self._host(host).ask("cancel", owner, list(call_ids), timeout_s=SUBMIT_TIMEOUT_S)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Protocol
 
 from app.domain.accounts import AccountSpec, ModelInfo, Provider
-from app.domain.calls import CallOrder
-from app.domain.chat import ChatResult, LimitObservation
+from app.domain.chat import LimitObservation, Usage
 from app.domain.errors import UpstreamError, UpstreamKind
 from app.domain.health import Health
 from app.domain.limiter import Limiter, Observation, Refusal
@@ -52,6 +52,19 @@ _KIND_OF_NAME: dict[RateName, BucketKind] = {
 }
 
 
+class Order(Protocol):
+    """What the books need of a call: ``CallOrder`` and ``PermitWish`` are such."""
+
+    @property
+    def account(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def input_tokens(self) -> int: ...
+    @property
+    def output_tokens_max(self) -> int: ...
+
+
 class Ending(Enum):
     """How a call ended that neither succeeded nor failed upstream."""
 
@@ -86,7 +99,7 @@ class _Meter:
     output_tokens: int = 0
     last_error: str | None = None
 
-    def note(self, order: CallOrder, duration_s: float) -> None:
+    def note(self, order: Order, duration_s: float) -> None:
         """Take one answered call into the averages; the first replaces the prior."""
         weight = EWMA_WEIGHT if self.calls else 1.0
         self.call_s += weight * (duration_s - self.call_s)
@@ -142,8 +155,19 @@ class AccountBook:
         self._scopes, self._meters = scopes, meters
         self.dirty = True
 
-    def admit(self, order: CallOrder, ticket: str, now_ns: int, wall_ns: int) -> Decision:
-        """Reserve for an order, or refuse it with the earliest start."""
+    def admit(
+        self, order: Order, ticket: str, now_ns: int, wall_ns: int, *, horizon_s: float, headroom: float = 0.0
+    ) -> Decision:
+        """Reserve for an order, or refuse it with the earliest start.
+
+        Args:
+            order: What is to be called, and its size.
+            ticket: Names the reservation.
+            now_ns: Monotonic time.
+            wall_ns: Wall clock, for the day.
+            horizon_s: Admit only what may start within this.
+            headroom: Share of every limit that must stay free.
+        """
         scope, meter = self._of(order.account, order.model)
         self._begin_day(scope, now_ns, wall_ns)
         ready_ns = meter.health.ready_at_ns(now_ns)
@@ -152,8 +176,9 @@ class AccountBook:
         if ready_ns > now_ns:
             return Decision(admitted=False, start_in_s=_seconds(ready_ns - now_ns), reason=meter.health.state(now_ns))
         charge = Charge(requests=1, input_tokens=order.input_tokens, output_tokens_max=order.output_tokens_max)
-        horizon_ns = int(order.horizon_s * SECOND_NS)
-        found = scope.limiter.reserve(ticket, charge, now_ns, horizon_ns=horizon_ns)
+        found = scope.limiter.reserve(
+            ticket, charge, now_ns, horizon_ns=int(horizon_s * SECOND_NS), headroom_ppm=int(headroom * 1e6)
+        )
         if isinstance(found, Refusal):
             if found.forever:
                 reason = f"it needs more than the whole limit {found.binding}"
@@ -171,25 +196,34 @@ class AccountBook:
             if name == account and meter.health.ready_at_ns(0) is None:
                 meter.health, meter.last_error = Health(), None
 
-    def may_send(self, order: CallOrder, ticket: str, now_ns: int) -> bool:
+    def may_send(self, order: Order, ticket: str, now_ns: int) -> bool:
         """Tell whether an admitted order whose start has come may be sent; False where a cooldown came in between."""
         scope, _meter = self._of(order.account, order.model)
         return scope.limiter.may_send(ticket, now_ns)
 
-    def succeed(self, order: CallOrder, ticket: str, result: ChatResult, now_ns: int, *, duration_s: float) -> None:
+    def succeed(
+        self,
+        order: Order,
+        ticket: str,
+        usage: Usage,
+        observations: Sequence[LimitObservation],
+        now_ns: int,
+        *,
+        duration_s: float,
+    ) -> None:
         """Settle a call that was answered."""
         scope, meter = self._of(order.account, order.model)
-        observations = [_observation(seen) for seen in result.observations]
-        scope.limiter.correct_from_headers(ticket, observations, now_ns)
-        used = Charge(requests=1, input_tokens=result.usage.input_tokens, output_tokens_max=result.usage.output_tokens)
+        if observations:
+            scope.limiter.correct_from_headers(ticket, [_observation(seen) for seen in observations], now_ns)
+        used = Charge(requests=1, input_tokens=usage.input_tokens, output_tokens_max=usage.output_tokens)
         scope.limiter.settle(ticket, used, now_ns)
         meter.health.on_success(now_ns)
         meter.note(order, duration_s)
-        meter.input_tokens += result.usage.input_tokens
-        meter.output_tokens += result.usage.output_tokens
+        meter.input_tokens += usage.input_tokens
+        meter.output_tokens += usage.output_tokens
         self.dirty = True
 
-    def fail(self, order: CallOrder, ticket: str, error: UpstreamError, now_ns: int, wall_ns: int) -> None:
+    def fail(self, order: Order, ticket: str, error: UpstreamError, now_ns: int, wall_ns: int) -> None:
         """Settle a call that failed upstream and move the account's state by how it failed."""
         scope, meter = self._of(order.account, order.model)
         retry_ns = None if error.retry_after_s is None else int(error.retry_after_s * SECOND_NS)
@@ -213,7 +247,7 @@ class AccountBook:
         self._settle_failed(scope, order, ticket, error, now_ns)
         self.dirty = True
 
-    def end(self, order: CallOrder, ticket: str, ending: Ending, now_ns: int) -> None:
+    def end(self, order: Order, ticket: str, ending: Ending, now_ns: int) -> None:
         """Settle a call that was withdrawn before it was sent, or cancelled under way."""
         scope, meter = self._of(order.account, order.model)
         if ending is Ending.WITHDRAWN:
@@ -222,6 +256,20 @@ class AccountBook:
             scope.limiter.settle(ticket, _whole(order), now_ns)
         meter.health.on_withdrawn(now_ns)
         self.dirty = True
+
+    def serves(self, account: str, model: str) -> bool:
+        """Tell whether that account takes calls of that model."""
+        return (account, model) in self._meters
+
+    def is_roomy(self, account: str, model: str, now_ns: int) -> bool:
+        """Tell whether so much is left of every limit that spare permits may be given away."""
+        scope, meter = self._of(account, model)
+        if meter.health.state(now_ns) != "healthy" or scope.limiter.cooldown_until_ns > now_ns:
+            return False
+        load = scope.limiter.load(now_ns)
+        if load.concurrency is not None and load.in_flight * 2 > load.concurrency:
+            return False
+        return all(limit.level * 2 >= limit.capacity for limit in load.limits if limit.name != "concurrency")
 
     def row(self, account: str, model: str, now_ns: int) -> LoadRow | None:
         """Return the load of one (account, model); None where it is not served."""
@@ -317,7 +365,7 @@ class AccountBook:
     def _until_reset_ns(self, scope: _Scope, wall_ns: int) -> int:
         return DAY_NS - (wall_ns - scope.day_offset_ns) % DAY_NS
 
-    def _settle_failed(self, scope: _Scope, order: CallOrder, ticket: str, error: UpstreamError, now_ns: int) -> None:
+    def _settle_failed(self, scope: _Scope, order: Order, ticket: str, error: UpstreamError, now_ns: int) -> None:
         if error.kind is UpstreamKind.CONNECTION and error.billed is False:
             scope.limiter.release(ticket, now_ns)
         elif error.billed is False:
@@ -350,7 +398,7 @@ class AccountBook:
         )
 
 
-def _whole(order: CallOrder) -> Charge:
+def _whole(order: Order) -> Charge:
     return Charge(requests=1, input_tokens=order.input_tokens, output_tokens_max=order.output_tokens_max)
 
 

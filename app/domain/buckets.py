@@ -63,10 +63,14 @@ class TokenBucket:
         """Return whether ``amount`` can ever be admitted: always, at worst as debt."""
         return amount >= 0
 
-    def earliest_ns(self, amount: int, from_ns: int) -> int:
-        """Return when ``amount`` units may start, from ``from_ns`` on: at that level, or when the bucket is full."""
+    def earliest_ns(self, amount: int, from_ns: int, headroom_ppm: int = 0) -> int:
+        """Return when ``amount`` units may start, from ``from_ns`` on: at that level, or when the bucket is full.
+
+        ``headroom_ppm`` millionths of the capacity must be there beside them.
+        """
         start_ns = max(self.clock_ns, from_ns)
-        missing = min(amount * MINUTE_NS, self.capacity_parts) - self.level_parts
+        wanted = amount * MINUTE_NS + self.capacity_parts * headroom_ppm // 1_000_000
+        missing = min(wanted, self.capacity_parts) - self.level_parts
         if missing <= 0:
             return start_ns
         return max(start_ns, self.clock_ns - (-missing // self.limit))

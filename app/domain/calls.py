@@ -71,6 +71,8 @@ class Admission:
     load: LoadRow | None = None
     incarnation: str = ""
     """Which life of the actor admitted it; a later life knows nothing of the call."""
+    too_large: bool = False
+    """It needs more than a whole limit, so this account can never take it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,14 @@ ANONYMOUS = Caller(name="anonymous")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A model that may serve a call, by its public name, and the accounts that may be asked for it."""
+
+    model: str
+    accounts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingWish:
     """What the client asks of routing beside the model."""
 

@@ -126,7 +126,7 @@ class Limiter:
         return start.start_ns if isinstance(start, Reservation) else start.retry_at_ns
 
     def reserve(
-        self, reservation_id: str, charge: Charge, now_ns: int, *, horizon_ns: int = 0
+        self, reservation_id: str, charge: Charge, now_ns: int, *, horizon_ns: int = 0, headroom_ppm: int = 0
     ) -> Reservation | Refusal:
         """Charge every limit, or none.
 
@@ -135,6 +135,7 @@ class Limiter:
             charge: One call, or a lease of several (``requests`` > 1), which takes one slot a request.
             now_ns: Monotonic time.
             horizon_ns: Admit only what may start within this; 0 admits only what may start now.
+            headroom_ppm: Millionths of every limit that must stay free beside the charge; what is full counts as free.
 
         Raises:
             ValueError: the id is already open, or the charge has no request.
@@ -144,7 +145,7 @@ class Limiter:
         if charge.requests < 1:
             raise ValueError("a reservation needs at least one request")
         now_ns = self._tick(now_ns)
-        found = self._earliest(charge, now_ns)
+        found = self._earliest(charge, now_ns, headroom_ppm)
         if isinstance(found, Refusal):
             return found
         binding = self._binding(charge, found.start_ns, now_ns)
@@ -362,9 +363,9 @@ class Limiter:
         self._gauges.tick(self._now_ns)
         return self._now_ns
 
-    def _earliest(self, charge: Charge, now_ns: int) -> Reservation | Refusal:
+    def _earliest(self, charge: Charge, now_ns: int, headroom_ppm: int = 0) -> Reservation | Refusal:
         for counted, limit, used in self._counters():
-            if used + charge.requests > limit:
+            if used + charge.requests + limit * headroom_ppm // FULL_PPM > limit:
                 retry_ns = self._day_ends_ns if counted == "rpd" else None
                 forever = charge.requests > limit
                 return Refusal(retry_at_ns=None if forever else retry_ns, binding=counted, forever=forever)
@@ -373,7 +374,7 @@ class Limiter:
             amount = charge.of(name)
             if not gauge.fits(amount):
                 return Refusal(retry_at_ns=None, binding=name, forever=True)
-            at_ns = gauge.earliest_ns(amount, start_ns) if amount else start_ns
+            at_ns = gauge.earliest_ns(amount, start_ns, headroom_ppm) if amount else start_ns
             if at_ns is None:
                 return Refusal(retry_at_ns=None, binding=name)
             start_ns = max(start_ns, at_ns)

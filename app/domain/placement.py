@@ -34,6 +34,8 @@ class ReadyCall:
     input_tokens: int
     output_tokens_max: int
     avoid_accounts: tuple[str, ...] = ()
+    only_accounts: frozenset[str] = frozenset()
+    """None but these; empty means all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +155,8 @@ def _place_one(call: ReadyCall, by_model: dict[str, list[_Virtual]]) -> Choice |
     chosen: _Virtual | None = None
     for model in call.models:
         for candidate in by_model.get(model, ()):
+            if call.only_accounts and candidate.row.account not in call.only_accounts:
+                continue
             start_s = candidate.start_in_s(call)
             if start_s >= NEVER_S:
                 continue

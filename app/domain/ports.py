@@ -7,6 +7,7 @@ from typing import Protocol
 
 from app.domain.accounts import Orchestra
 from app.domain.calls import Admission, CallAnswer, CallOrder, Collected, ModelCall
+from app.domain.leases import Exchange, Exchanged
 from app.domain.load import LoadRow
 from app.domain.plan import Plan
 from app.domain.run import CallRecord, RunEvent, RunRecord, RunRequest, TaskRecord
@@ -57,6 +58,20 @@ class AccountHosts(Protocol):
 
     async def cancel(self, host: str, owner: str, call_ids: Sequence[str]) -> None:
         """Stop these calls; their outcomes are not delivered. Unknown ids are ignored."""
+
+
+class PermitHosts(Protocol):
+    """The account actors as holders of permits see them (``leases``); implemented by ``actors/handles``."""
+
+    async def exchange(self, host: str, message: Exchange) -> Exchanged:
+        """Report and wish in one message.
+
+        Raises:
+            InternalError: the host died or did not answer; reports may be told again.
+        """
+
+    async def watch(self, host: str, epoch: int, wait_s: float) -> Exchanged:
+        """Return once the host's epoch differs from ``epoch``, at the latest after ``wait_s`` seconds."""
 
 
 class Roster(Protocol):

@@ -36,9 +36,13 @@ class SlidingWindow:
         """Return whether ``amount`` can ever be admitted."""
         return amount <= self.limit
 
-    def earliest_ns(self, amount: int, from_ns: int) -> int | None:
-        """Return when ``amount`` may start, from ``from_ns`` on; None where that depends on unanswered calls."""
-        excess = self._open + self._settled + amount - self.limit
+    def earliest_ns(self, amount: int, from_ns: int, headroom_ppm: int = 0) -> int | None:
+        """Return when ``amount`` may start, from ``from_ns`` on; None where that depends on unanswered calls.
+
+        ``headroom_ppm`` millionths of the limit must be free beside it.
+        """
+        wanted = min(amount + self.limit * headroom_ppm // 1_000_000, max(amount, self.limit))
+        excess = self._open + self._settled + wanted - self.limit
         if excess <= 0:
             return from_ns
         for leaves_ns, left in self._leaving:

@@ -7,7 +7,7 @@ from typing import Any
 from app.domain.account_state import NEVER_S, SECOND_NS, AccountBook, Decision, Ending
 from app.domain.accounts import AccountSpec, ModelInfo, Provider
 from app.domain.calls import CallOrder
-from app.domain.chat import ChatRequest, ChatResult, Usage
+from app.domain.chat import ChatRequest, Usage
 from app.domain.errors import UpstreamError, UpstreamKind
 from app.domain.limits import LimitSpec
 
@@ -47,7 +47,7 @@ def an_order(call_id: str = "c", account: str = "a", tokens: int = 10) -> CallOr
 
 
 def admit(book: AccountBook, order: CallOrder, now_ns: int = NOW) -> Decision:
-    return book.admit(order, order.call_id, now_ns, WALL + now_ns - NOW)
+    return book.admit(order, order.call_id, now_ns, WALL + now_ns - NOW, horizon_s=order.horizon_s)
 
 
 def fail(book: AccountBook, order: CallOrder, kind: UpstreamKind, retry_after_s: float | None = None) -> None:
@@ -68,7 +68,8 @@ def test_concurrency_is_never_exceeded_and_an_ended_call_makes_room() -> None:
     book.succeed(
         an_order("c0"),
         "c0",
-        ChatResult(text="ok", usage=Usage(input_tokens=5, output_tokens=5)),
+        Usage(input_tokens=5, output_tokens=5),
+        (),
         NOW,
         duration_s=0.1,
     )

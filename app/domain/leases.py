@@ -1,0 +1,100 @@
+"""Permits: an account actor's word that a call may be sent, held by whoever sends it (architecture.md, section 3).
+
+A permit is an ordinary reservation in the account's limiter, counted as spent from the moment it is granted until its
+holder reports what became of it. A holder asks for the calls it has (with their exact sizes, and starts promised a
+little ahead), and where an account is far from its limits also for a bundle of spare ones, so that most calls need not
+ask at all. Everything here crosses actor borders: frozen, plain, picklable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from app.domain.calls import Admission
+from app.domain.chat import NO_USAGE, LimitObservation, Usage
+from app.domain.errors import UpstreamError
+from app.domain.load import LoadRow
+
+PERMIT_VALID_S = 1.0
+"""A spare permit that was not used by then goes back; counted from before it was asked for."""
+BUNDLE_MAX = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PermitWish:
+    """One call that wants to be sent."""
+
+    call_id: str
+    """Names the permit if it is granted."""
+    account: str
+    model: str
+    input_tokens: int
+    output_tokens_max: int
+    horizon_s: float = 0.5
+    """Grant only what may start within this; else refuse with fresh state."""
+    headroom: float = 0.0
+    """Share of every limit that must stay free: what batch work leaves to others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleWish:
+    """Spare permits of one size, granted only where the account stays far from its limits."""
+
+    account: str
+    model: str
+    count: int
+    input_tokens: int
+    output_tokens_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PermitReport:
+    """What became of a permit."""
+
+    call_id: str
+    ending: Literal["answered", "failed", "cancelled", "withdrawn"]
+    """``cancelled``: stopped under way, its use unknown unless ``usage`` says. ``withdrawn``: never sent."""
+    usage: Usage = NO_USAGE
+    observations: tuple[LimitObservation, ...] = ()
+    duration_s: float = 0.0
+    ttft_s: float | None = None
+    error: UpstreamError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """Granted spare permits, named ``prefix/0`` to ``prefix/(count - 1)``."""
+
+    prefix: str
+    account: str
+    model: str
+    count: int
+    input_tokens: int
+    output_tokens_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """Everything that a holder has to say to one host, in one message."""
+
+    owner: str
+    reports: Sequence[PermitReport] = ()
+    wishes: Sequence[PermitWish] = ()
+    bundles: Sequence[BundleWish] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchanged:
+    """The host's answer."""
+
+    incarnation: str
+    """Another one than before: permits of the earlier life are known to nobody any more."""
+    epoch: int
+    """Grows when spare permits must not be used any more: a provider refused, a key died."""
+    admissions: Sequence[Admission] = ()
+    """One per wish, in order."""
+    bundles: Sequence[Bundle] = ()
+    rows: Sequence[LoadRow] = field(default=())
+    """Fresh load of what was touched."""

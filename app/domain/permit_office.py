@@ -1,0 +1,150 @@
+"""The owner's side of permits: grants them out of an account host's books and settles what their holders report.
+
+Pure: time is an argument. A permit is a reservation like any other, so holders together can never exceed a limit; a
+holder that falls silent is taken to have used everything it held.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+from app.domain.account_state import SECOND_NS, AccountBook, Ending, Order
+from app.domain.calls import Admission
+from app.domain.errors import UpstreamKind
+from app.domain.leases import BUNDLE_MAX, Bundle, BundleWish, Exchange, PermitReport, PermitWish
+
+SILENCE_NS = 30 * SECOND_NS
+"""A holder that has said nothing for this long is gone, and so are its connections to the provider."""
+_EPOCH_ENDS = frozenset({UpstreamKind.MINUTE_LIMIT, UpstreamKind.DAY_LIMIT, UpstreamKind.DEAD_KEY})
+
+
+@dataclass(slots=True)
+class _Owner:
+    seen_ns: int
+    held: dict[str, Order] = field(default_factory=dict)
+
+
+class PermitOffice:
+    """Grants and settles permits.
+
+    Args:
+        book: The host's limiters and health.
+        life: Unique per life of the host; names bundles.
+
+    Not thread-safe: the actor's event loop is the lock.
+    """
+
+    def __init__(self, book: AccountBook, life: str) -> None:
+        self._book = book
+        self._life = life
+        self._owners: dict[str, _Owner] = {}
+        self._numbers = itertools.count()
+        self.epoch = 0
+        self.closed = False
+        """Draining: nothing more is granted."""
+
+    def settle(self, message: Exchange, now_ns: int, wall_ns: int) -> set[tuple[str, str]]:
+        """Book what became of permits; unknown ones (settled before, or of another life) are ignored.
+
+        Returns:
+            The (account, model) pairs that moved.
+        """
+        owner = self._owner(message.owner, now_ns)
+        moved = set()
+        for report in message.reports:
+            order = owner.held.pop(report.call_id, None)
+            if order is not None:
+                self._book_report(order, report, now_ns, wall_ns)
+                moved.add((order.account, order.model))
+        return moved
+
+    def grant(self, message: Exchange, now_ns: int, wall_ns: int) -> tuple[list[Admission], list[Bundle]]:
+        """Answer wishes one by one, in order, and bundles while there is plenty."""
+        owner = self._owner(message.owner, now_ns)
+        admissions = [
+            self._admit(owner, wish, now_ns, wall_ns)
+            if not self.closed and self._book.serves(wish.account, wish.model)
+            else Admission(call_id=wish.call_id, admitted=False, start_in_s=1.0, reason="not served here now")
+            for wish in message.wishes
+        ]
+        bundles = [
+            bundle
+            for wish in message.bundles
+            if not self.closed
+            and self._book.serves(wish.account, wish.model)
+            and (bundle := self._bundle(owner, wish, now_ns, wall_ns)) is not None
+        ]
+        return admissions, bundles
+
+    def sweep(self, now_ns: int) -> None:
+        """Settle everything that silent holders held, as used."""
+        for name, owner in list(self._owners.items()):
+            if now_ns - owner.seen_ns > SILENCE_NS:
+                del self._owners[name]
+                for call_id, order in owner.held.items():
+                    self._book.end(order, call_id, Ending.CANCELLED, now_ns)
+
+    @property
+    def held(self) -> int:
+        """Permits that are out."""
+        return sum(len(owner.held) for owner in self._owners.values())
+
+    def _owner(self, name: str, now_ns: int) -> _Owner:
+        owner = self._owners.setdefault(name, _Owner(seen_ns=now_ns))
+        owner.seen_ns = now_ns
+        return owner
+
+    def _admit(self, owner: _Owner, wish: PermitWish, now_ns: int, wall_ns: int) -> Admission:
+        if wish.call_id in owner.held:
+            raise ValueError(f"the permit {wish.call_id!r} is already out")
+        decision = self._book.admit(
+            wish, wish.call_id, now_ns, wall_ns, horizon_s=wish.horizon_s, headroom=wish.headroom
+        )
+        if decision.admitted:
+            owner.held[wish.call_id] = wish
+        return Admission(
+            call_id=wish.call_id,
+            admitted=decision.admitted,
+            start_in_s=decision.start_in_s,
+            reason=decision.reason,
+            too_large=decision.refused_for_good,
+        )
+
+    def _bundle(self, owner: _Owner, wish: BundleWish, now_ns: int, wall_ns: int) -> Bundle | None:
+        prefix, count = f"{self._life}/{next(self._numbers)}", 0
+        order = PermitWish(
+            call_id=prefix,
+            account=wish.account,
+            model=wish.model,
+            input_tokens=wish.input_tokens,
+            output_tokens_max=wish.output_tokens_max,
+        )
+        while count < min(wish.count, BUNDLE_MAX) and self._book.is_roomy(wish.account, wish.model, now_ns):
+            call_id = f"{prefix}/{count}"
+            if not self._book.admit(order, call_id, now_ns, wall_ns, horizon_s=0.0).admitted:
+                break
+            owner.held[call_id] = order
+            count += 1
+        if count == 0:
+            return None
+        return Bundle(
+            prefix=prefix,
+            account=wish.account,
+            model=wish.model,
+            count=count,
+            input_tokens=wish.input_tokens,
+            output_tokens_max=wish.output_tokens_max,
+        )
+
+    def _book_report(self, order: Order, report: PermitReport, now_ns: int, wall_ns: int) -> None:
+        ticket = report.call_id
+        if report.ending == "answered":
+            self._book.succeed(order, ticket, report.usage, report.observations, now_ns, duration_s=report.duration_s)
+        elif report.ending == "failed" and report.error is not None:
+            self._book.fail(order, ticket, report.error, now_ns, wall_ns)
+            self.epoch += report.error.kind in _EPOCH_ENDS
+        else:
+            self._book.end(
+                order, ticket, Ending.WITHDRAWN if report.ending == "withdrawn" else Ending.CANCELLED, now_ns
+            )

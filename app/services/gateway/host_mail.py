@@ -1,0 +1,216 @@
+"""Messages between a holder of permits and the account actors: one under way per host, the rest goes with the next.
+
+Decides when to write, nothing about permits. Reports that may have been lost are told again; that is harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+from app.domain.errors import GatewayError
+from app.domain.leases import BundleWish, Exchange, Exchanged, PermitReport, PermitWish
+from app.domain.ports import Clock, PermitHosts
+
+WISHES_MAX = 64
+"""In one message."""
+REPORTS_MAX = 20_000
+REPORT_DELAY_S = 0.05
+"""Reports wait this long for company while nobody waits for what they free."""
+HEARTBEAT_S = 5.0
+WATCH_WAIT_S = 20.0
+SILENCE_S = 2.0
+LOST_PAUSE_S = 0.25
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Letter(Generic[T]):
+    """What one message asked, with whom each wish is for."""
+
+    wishes: Sequence[tuple[T, PermitWish]]
+    bundles: Sequence[BundleWish]
+    asked_ns: int
+
+
+class Reader(Protocol[T]):
+    """Who reads the answers."""
+
+    def on_answer(self, host: str, letter: Letter[T], answer: Exchanged) -> None:
+        """Take the answer to a message."""
+
+    def on_news(self, host: str, news: Exchanged, *, reborn: bool, refused: bool) -> None:
+        """Take what any message tells: ``reborn``: the host forgot every permit; ``refused``: drop spare ones."""
+
+    def on_lost(self, host: str, letter: Letter[T]) -> None:
+        """The host did not answer."""
+
+
+@dataclass(slots=True, eq=False)
+class _Box(Generic[T]):
+    name: str
+    reports: list[PermitReport] = field(default_factory=list)
+    wishes: list[tuple[T, PermitWish]] = field(default_factory=list)
+    bundles: list[BundleWish] = field(default_factory=list)
+    sending: bool = False
+    incarnation: str = ""
+    epoch: int = 0
+    said_ns: int = 0
+    silent_until_ns: int = 0
+    timer: asyncio.TimerHandle | None = None
+    watcher: asyncio.Task[None] | None = None
+
+
+class HostMail(Generic[T]):
+    """The mail of one holder.
+
+    Args:
+        client: The account actors.
+        clock: Time.
+        owner: Name of this holder; unique per life.
+        reader: Reads the answers.
+        on_silence: Told when a host does not answer.
+
+    Not thread-safe: one event loop.
+    """
+
+    def __init__(
+        self,
+        client: PermitHosts,
+        clock: Clock,
+        owner: str,
+        reader: Reader[T],
+        on_silence: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._client = client
+        self._clock = clock
+        self._owner = owner
+        self._reader = reader
+        self._on_silence = on_silence
+        self._boxes: dict[str, _Box[T]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+
+    def report(self, host: str, report: PermitReport, *, now: bool) -> None:
+        """Say what became of a permit; ``now`` where somebody waits for what it frees."""
+        box = self._box(host)
+        box.reports.append(report)
+        if now or len(box.reports) >= WISHES_MAX:
+            self.send(host)
+        elif box.timer is None and not box.sending:
+            box.timer = asyncio.get_running_loop().call_later(REPORT_DELAY_S, self.send, host)
+
+    def wish(self, host: str, item: T, wish: PermitWish) -> None:
+        """Ask for a permit with the next message; call ``send`` when all are said."""
+        self._box(host).wishes.append((item, wish))
+
+    def ask_spares(self, host: str, wish: BundleWish) -> None:
+        """Ask for spare permits at once."""
+        self._box(host).bundles.append(wish)
+        self.send(host)
+
+    def send(self, host: str) -> None:
+        """Send what there is, unless a message is under way: then it goes right after."""
+        box = self._box(host)
+        if box.timer is not None:
+            box.timer.cancel()
+            box.timer = None
+        if not box.sending:
+            box.sending = True
+            self._spawn(self._send(box, heartbeat=False))
+
+    def is_silent(self, host: str, now_ns: int) -> bool:
+        """Tell whether a host did not answer a moment ago."""
+        box = self._boxes.get(host)
+        return box is not None and box.silent_until_ns > now_ns
+
+    def beat(self, hosts: set[str], now_ns: int) -> None:
+        """Say that we live to those of ``hosts`` that have heard nothing for a while."""
+        for name in hosts:
+            box = self._box(name)
+            if now_ns - box.said_ns > HEARTBEAT_S * 1e9 and not box.sending:
+                box.sending = True
+                self._spawn(self._send(box, heartbeat=True))
+
+    async def aclose(self) -> None:
+        """Send the reports that are unsaid and stop."""
+        for task in list(self._background):
+            task.cancel()
+        last = [
+            self._client.exchange(box.name, Exchange(owner=self._owner, reports=tuple(box.reports)))
+            for box in self._boxes.values()
+            if box.reports
+        ]
+        await asyncio.gather(*last, return_exceptions=True)
+
+    async def _send(self, box: _Box[T], *, heartbeat: bool) -> None:
+        try:
+            while heartbeat or box.wishes or box.bundles or box.reports:
+                heartbeat = False
+                await self._exchange(box)
+        finally:
+            box.sending = False
+
+    async def _exchange(self, box: _Box[T]) -> None:
+        reports, box.reports = box.reports[:REPORTS_MAX], box.reports[REPORTS_MAX:]
+        wishes, box.wishes = box.wishes[:WISHES_MAX], box.wishes[WISHES_MAX:]
+        bundles, box.bundles = box.bundles, []
+        box.said_ns = self._clock.monotonic_ns()
+        letter = Letter(wishes, bundles, box.said_ns)
+        message = Exchange(
+            owner=self._owner,
+            reports=tuple(reports),
+            wishes=tuple(wish for _item, wish in wishes),
+            bundles=tuple(bundles),
+        )
+        try:
+            answer = await self._client.exchange(box.name, message)
+        except GatewayError as error:
+            _log.warning("%s does not answer: %s", box.name, error.message)
+            box.reports = [*reports, *box.reports][:REPORTS_MAX]
+            await self._lose(box, Letter([*wishes, *box.wishes], [*bundles, *box.bundles], letter.asked_ns))
+            return
+        self._hear(box, answer)
+        self._reader.on_answer(box.name, letter, answer)
+        if box.watcher is None or box.watcher.done():
+            box.watcher = self._spawn(self._watch(box))
+
+    async def _lose(self, box: _Box[T], letter: Letter[T]) -> None:
+        box.wishes, box.bundles = [], []
+        box.silent_until_ns = self._clock.monotonic_ns() + int(SILENCE_S * 1e9)
+        self._reader.on_lost(box.name, letter)
+        with contextlib.suppress(GatewayError):
+            await self._on_silence(box.name)
+        await asyncio.sleep(LOST_PAUSE_S)
+
+    def _hear(self, box: _Box[T], answer: Exchanged) -> None:
+        known, epoch = box.incarnation, box.epoch
+        box.incarnation, box.epoch = answer.incarnation, answer.epoch
+        reborn = known not in ("", answer.incarnation)
+        self._reader.on_news(box.name, answer, reborn=reborn, refused=bool(known) and answer.epoch != epoch)
+
+    async def _watch(self, box: _Box[T]) -> None:
+        """Hear at once of a refusal that another holder met; ends when this host was not used for a while."""
+        while self._clock.monotonic_ns() - box.said_ns < WATCH_WAIT_S * 1e9:
+            try:
+                self._hear(box, await self._client.watch(box.name, box.epoch, WATCH_WAIT_S))
+            except GatewayError:
+                return
+
+    def _box(self, host: str) -> _Box[T]:
+        found = self._boxes.get(host)
+        if found is None:
+            found = self._boxes[host] = _Box(host)
+        return found
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task

@@ -1,0 +1,441 @@
+"""Gets permits for calls: from the hand where an account has given spare ones, else in fair order from its actor.
+
+The fast way costs no message (``spares``). The slow way is the dispatcher's (late binding, scheduling-and-evaluation.md
+4.3): waiting calls stay here, in fair order, and are bound to an account only when it can start them within a horizon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from app.domain.calls import Admission
+from app.domain.errors import CapacityError, GatewayError, RequestError, UpstreamError, UpstreamKind
+from app.domain.fair_queue import FairQueue
+from app.domain.gateway import Candidate, ServiceClass
+from app.domain.leases import Exchanged, PermitReport, PermitWish
+from app.domain.placement import NEVER_S, Choice, ReadyCall, Wait, place
+from app.domain.ports import Clock, PermitHosts
+from app.services.gateway.host_mail import HostMail, Letter
+from app.services.gateway.spares import Slot, Slots
+from app.services.roster import SnapshotRoster
+
+HORIZON_S = 0.5
+LOOK_AHEAD = 512
+"""Waiting calls that are looked at together."""
+TICK_S = 0.2
+REFUSED_PAUSE_S = 0.01
+RECHECK_S = 0.25
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Want:
+    """A call that needs a permit."""
+
+    candidates: tuple[Candidate, ...]
+    """Best model first, each with the accounts that may take it."""
+    input_tokens: int
+    output_tokens_max: int
+    caller: str = ""
+    weight: float = 1.0
+    service_class: ServiceClass = ServiceClass.STANDARD
+    avoid_accounts: frozenset[str] = frozenset()
+    """Failed this very call before; asked again only where nobody else can serve."""
+
+    def ready(self, call_id: str) -> ReadyCall:
+        """Return it as placement sees it."""
+        return ReadyCall(
+            call_id=call_id,
+            models=tuple(candidate.model for candidate in self.candidates),
+            input_tokens=self.input_tokens,
+            output_tokens_max=self.output_tokens_max,
+            avoid_accounts=tuple(self.avoid_accounts),
+            only_accounts=frozenset(account for candidate in self.candidates for account in candidate.accounts),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permit:
+    """The right to send one call now."""
+
+    call_id: str
+    account: str
+    model: str
+    host: str
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    want: Want
+    ready: ReadyCall
+    answer: asyncio.Future[tuple[Permit, int]]
+    """The permit, and when (monotonic ns) it may be used."""
+    submitted: bool = False
+    not_before_ns: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How much may wait, and what batch work leaves to others."""
+
+    queue_max: int = 10_000
+    batch_headroom: float = 0.1
+
+
+class PermitDesk:
+    """One per replica.
+
+    Args:
+        hosts: The account actors.
+        roster: What is known of accounts and load.
+        clock: Time.
+        owner: Name of this holder; unique per life.
+        on_silence: Told when a host does not answer.
+        bounds: As configured.
+
+    Not thread-safe: one event loop.
+    """
+
+    def __init__(
+        self,
+        hosts: PermitHosts,
+        roster: SnapshotRoster,
+        clock: Clock,
+        *,
+        owner: str,
+        on_silence: Callable[[str], Awaitable[None]],
+        bounds: Bounds = Bounds(),
+    ) -> None:
+        self._roster = roster
+        self._clock = clock
+        self._owner = owner
+        self._bounds = bounds
+        self._slots = Slots()
+        self._mail: HostMail[_Waiting] = HostMail(hosts, clock, owner, self, on_silence)
+        self._queue: FairQueue[_Waiting] = FairQueue(bounds.queue_max)
+        self._numbers = itertools.count(1)
+        self._wake = asyncio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a permit."""
+        return len(self._queue)
+
+    @property
+    def outstanding(self) -> int:
+        """Permits in use."""
+        return sum(slot.outstanding for slot in self._slots)
+
+    def wake(self) -> None:
+        """Look at the waiting calls again: load or membership changed."""
+        self._wake.set()
+
+    async def acquire(self, want: Want, *, timeout_s: float) -> Permit:
+        """Return a permit that may be used now.
+
+        Raises:
+            CapacityError: the queue is full, nobody can ever serve, or no start came within ``timeout_s``;
+                ``retry_after_s`` is the earliest recovery known, None where nobody serves these models at all.
+            RequestError: the call is larger than a whole limit of every account.
+        """
+        if not self._queue:
+            permit = self._take(want, self._clock.monotonic_ns())
+            if permit is not None:
+                return permit
+        return await self._wait(want, timeout_s)
+
+    def report(self, permit: Permit, report: PermitReport) -> None:
+        """Say what became of a permit; must be called exactly once for each."""
+        slot = self._slots.of(permit.account, permit.model)
+        slot.outstanding -= 1
+        if report.ending == "answered":
+            slot.note_call(report.duration_s)
+        if report.error is not None:
+            self._close(slot, report.error)
+        self._mail.report(permit.host, report, now=report.error is not None or bool(self._queue))
+
+    async def run(self) -> None:
+        """Serve waiting calls for ever; the owner runs this as its one background task."""
+        ticked_ns = self._clock.monotonic_ns()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), TICK_S)
+            self._wake.clear()
+            now_ns = self._clock.monotonic_ns()
+            if now_ns - ticked_ns >= TICK_S * 1e9:
+                self._tick(now_ns, (now_ns - ticked_ns) / 1e9)
+                ticked_ns = now_ns
+            try:
+                self._place_waiting(now_ns)
+            except GatewayError as error:
+                _log.warning("nothing can be placed: %s", error.message)
+
+    async def aclose(self) -> None:
+        """Give spare permits back and say what is unsaid."""
+        for slot in self._slots:
+            self._return_spares(slot)
+        await self._mail.aclose()
+
+    # How answers are read: host_mail.Reader.
+
+    def on_news(self, host: str, news: Exchanged, *, reborn: bool, refused: bool) -> None:
+        """See ``host_mail.Reader``."""
+        for row in news.rows:
+            self._roster.note(row)
+        if reborn or refused:
+            for slot in self._slots_at(host):
+                if reborn:
+                    slot.spares.clear()
+                else:
+                    self._return_spares(slot)
+        if self._queue:
+            self.wake()
+
+    def on_answer(self, host: str, letter: Letter[_Waiting], answer: Exchanged) -> None:
+        """See ``host_mail.Reader``."""
+        now_ns = self._clock.monotonic_ns()
+        for bundle_wish in letter.bundles:
+            self._slots.of(bundle_wish.account, bundle_wish.model).asked = False
+        for bundle in answer.bundles:
+            self._slots.of(bundle.account, bundle.model).take_bundle(bundle, letter.asked_ns)
+        for (item, wish), admission in zip(letter.wishes, answer.admissions, strict=True):
+            self._take_admission(host, item, wish, admission, now_ns)
+
+    def on_lost(self, host: str, letter: Letter[_Waiting]) -> None:
+        """See ``host_mail.Reader``."""
+        for slot in self._slots_at(host):
+            slot.spares.clear()
+        for wish in letter.bundles:
+            self._slots.of(wish.account, wish.model).asked = False
+        for item, _wish in letter.wishes:
+            item.submitted = False
+        self.wake()
+
+    def _slots_at(self, host: str) -> list[Slot]:
+        return [slot for slot in self._slots if self._roster.host_of(slot.account) == host]
+
+    def _take(self, want: Want, now_ns: int) -> Permit | None:
+        """Return a permit from the hand, if there is one."""
+        slot = self._slots.choose(
+            want.candidates, want.input_tokens, want.output_tokens_max, want.avoid_accounts, now_ns
+        )
+        host = self._roster.host_of(slot.account) if slot is not None else None
+        if slot is None or host is None:
+            return None
+        call_id = slot.spares.popleft()[0]
+        self._use(slot, want, host)
+        return Permit(call_id=call_id, account=slot.account, model=slot.model, host=host)
+
+    def _use(self, slot: Slot, want: Want, host: str) -> None:
+        slot.outstanding += 1
+        slot.note_demand(want.input_tokens, want.output_tokens_max)
+        if want.service_class is not ServiceClass.BATCH:
+            wish = slot.wish()
+            if wish is not None:
+                self._mail.ask_spares(host, wish)
+
+    def _return_spares(self, slot: Slot, until_ns: int | None = None) -> None:
+        host = self._roster.host_of(slot.account)
+        for call_id in slot.drop(until_ns):
+            if host is not None:
+                self._mail.report(host, PermitReport(call_id=call_id, ending="withdrawn"), now=bool(self._queue))
+
+    def _close(self, slot: Slot, error: UpstreamError) -> None:
+        """Send nothing more where it was just refused; the account's actor says the rest."""
+        if error.kind in (UpstreamKind.MINUTE_LIMIT, UpstreamKind.DAY_LIMIT, UpstreamKind.DEAD_KEY):
+            pause_s = error.retry_after_s if error.retry_after_s is not None else 1.0
+            slot.closed_ns = max(slot.closed_ns, self._clock.monotonic_ns() + int(pause_s * 1e9))
+            self._return_spares(slot)
+
+    async def _wait(self, want: Want, timeout_s: float) -> Permit:
+        if self._queue.full:
+            self._make_room(want)
+        item = self._enqueue(want)
+        unseen = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    permit, start_ns = await item.answer
+                    unseen = False
+                    if await self._reached(permit, start_ns):
+                        return permit
+                    # The account began to cool down before the promised start.
+                    item.answer = asyncio.get_running_loop().create_future()
+                    item.submitted, unseen = False, True
+                    self._push(item)
+        except TimeoutError:
+            reason = item.reason or "all accounts are busy"
+            raise CapacityError(
+                f"no account could start the call within {timeout_s:.0f} s: {reason}",
+                retry_after_s=self._earliest_s(want),
+            ) from None
+        finally:
+            self._leave(item, unseen=unseen)
+
+    def _make_room(self, want: Want) -> None:
+        """Refuse the newest call of whoever waits most, else this one: a burst may not shut others out."""
+        full = CapacityError("too many calls are waiting already", retry_after_s=self._earliest_s(want) or 1.0)
+        displaced = self._queue.find_displaced(want.caller)
+        if displaced is None:
+            raise full
+        self._refuse(displaced, full)
+
+    def _enqueue(self, want: Want) -> _Waiting:
+        item = _Waiting(
+            want=want,
+            ready=want.ready(f"{self._owner}/{next(self._numbers)}"),
+            answer=asyncio.get_running_loop().create_future(),
+        )
+        self._push(item)
+        return item
+
+    def _push(self, item: _Waiting) -> None:
+        want = item.want
+        self._queue.push(
+            item,
+            want.caller,
+            weight=want.weight,
+            service_class=want.service_class,
+            cost_tokens=max(1, want.input_tokens + want.output_tokens_max),
+        )
+        self.wake()
+
+    def _leave(self, item: _Waiting, *, unseen: bool) -> None:
+        """Forget a call that was served or gave up; a permit that nobody saw goes back."""
+        self._queue.withdraw(item)
+        if not item.answer.done():
+            item.answer.cancel()  # a permit that comes later finds this and goes back
+        elif unseen and not item.answer.cancelled() and item.answer.exception() is None:
+            permit, _start_ns = item.answer.result()
+            self._withdraw(permit)
+
+    def _withdraw(self, permit: Permit) -> None:
+        self.report(permit, PermitReport(call_id=permit.call_id, ending="withdrawn"))
+
+    async def _reached(self, permit: Permit, start_ns: int) -> bool:
+        """Wait for a promised start; False, and the permit goes back, where a refusal came in between."""
+        try:
+            while (left_ns := start_ns - self._clock.monotonic_ns()) > 0:  # noqa: ASYNC110  time is waited for
+                await asyncio.sleep(left_ns / 1e9)
+        except asyncio.CancelledError:
+            self._withdraw(permit)
+            raise
+        if not self._slots.is_open(permit.account, permit.model, self._clock.monotonic_ns()):
+            self._withdraw(permit)
+            return False
+        return True
+
+    def _earliest_s(self, want: Want) -> float | None:
+        (found,) = place([want.ready("")], self._roster.load(), self._clock.monotonic_ns() / 1e9)
+        return found.start_in_s if found.start_in_s < NEVER_S else None
+
+    def _place_waiting(self, now_ns: int) -> None:
+        if not self._queue:
+            return
+        waiting: list[_Waiting] = []
+        for item in self._queue.peek(LOOK_AHEAD):
+            if item.submitted or item.not_before_ns > now_ns:
+                continue
+            permit = self._take(item.want, now_ns)
+            if permit is not None:
+                self._give(item, permit, now_ns)
+            else:
+                waiting.append(item)
+        if not waiting:
+            return
+        rows = [row for row in self._roster.load() if self._is_reachable(row.account, row.model, now_ns)]
+        placed = place([item.ready for item in waiting], rows, now_ns / 1e9, horizon_s=HORIZON_S)
+        hosts = {self._bind(item, decision, now_ns) for item, decision in zip(waiting, placed, strict=True)}
+        for host in hosts:
+            if host is not None:
+                self._mail.send(host)
+
+    def _bind(self, item: _Waiting, decision: Choice | Wait, now_ns: int) -> str | None:
+        """Ask for the permit of a call whose start is near; return whom."""
+        if isinstance(decision, Choice) and decision.start_in_s <= HORIZON_S:
+            host = self._roster.host_of(decision.account)
+            assert host is not None, "rows of accounts without a host are not reachable"
+            item.submitted = True
+            self._mail.wish(host, item, self._wish(item, decision))
+            return host
+        item.reason = decision.reason if isinstance(decision, Wait) else f"{decision.account} is at its limit"
+        if decision.start_in_s >= NEVER_S and not self._may_come(item.want, now_ns):
+            self._refuse(item, CapacityError(item.reason, remedy="look at `tutti accounts`, or name another model"))
+        return None
+
+    def _wish(self, item: _Waiting, choice: Choice) -> PermitWish:
+        return PermitWish(
+            call_id=f"{self._owner}/{next(self._numbers)}",
+            account=choice.account,
+            model=choice.model,
+            input_tokens=item.want.input_tokens,
+            output_tokens_max=item.want.output_tokens_max,
+            horizon_s=HORIZON_S,
+            headroom=self._bounds.batch_headroom if item.want.service_class is ServiceClass.BATCH else 0.0,
+        )
+
+    def _is_reachable(self, account: str, model: str, now_ns: int) -> bool:
+        host = self._roster.host_of(account)
+        if host is None or self._mail.is_silent(host, now_ns):
+            return False
+        return self._slots.is_open(account, model, now_ns)
+
+    def _may_come(self, want: Want, now_ns: int) -> bool:
+        """Tell whether an account that is starting, restarting or cooling may yet take the call."""
+        return any(
+            not self._is_reachable(account, candidate.model, now_ns)
+            for candidate in want.candidates
+            for account in candidate.accounts
+        )
+
+    def _take_admission(self, host: str, item: _Waiting, wish: PermitWish, admission: Admission, now_ns: int) -> None:
+        if admission.admitted:
+            self._use(self._slots.of(wish.account, wish.model), item.want, host)
+            permit = Permit(call_id=wish.call_id, account=wish.account, model=wish.model, host=host)
+            self._give(item, permit, now_ns + int(admission.start_in_s * 1e9))
+            return
+        item.submitted, item.reason = False, admission.reason
+        if admission.too_large:
+            self._exclude(item, wish)
+            return
+        pause_s = min(max(admission.start_in_s - HORIZON_S, REFUSED_PAUSE_S), RECHECK_S)
+        item.not_before_ns = now_ns + int(pause_s * 1e9)
+
+    def _exclude(self, item: _Waiting, wish: PermitWish) -> None:
+        left = item.ready.only_accounts - {wish.account}
+        item.ready = replace(item.ready, only_accounts=left)
+        if not left:
+            size = f"{wish.input_tokens} + {wish.output_tokens_max} tokens"
+            message = f"the call of {size} needs more than a whole limit of every account"
+            self._refuse(item, RequestError(message, param="max_tokens", remedy="ask for less output"))
+
+    def _give(self, item: _Waiting, permit: Permit, start_ns: int) -> None:
+        if item in self._queue:
+            self._queue.take(item)
+        if item.answer.done():
+            self._withdraw(permit)
+        else:
+            item.answer.set_result((permit, start_ns))
+
+    def _refuse(self, item: _Waiting, error: GatewayError) -> None:
+        self._queue.withdraw(item)
+        if not item.answer.done():
+            item.answer.set_exception(error)
+
+    def _tick(self, now_ns: int, seconds: float) -> None:
+        """Return spares that are out of date, follow the demand, say that we live."""
+        held: set[str] = set()
+        for slot in self._slots:
+            slot.tick(seconds)
+            self._return_spares(slot, now_ns)
+            host = self._roster.host_of(slot.account)
+            if slot.outstanding and host is not None:
+                held.add(host)
+        self._mail.beat(held, now_ns)

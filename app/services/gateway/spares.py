@@ -1,0 +1,139 @@
+"""Spare permits in the hand: how many, of what size, for how long; the choice among accounts that have some.
+
+Pure: time is an argument, monotonic nanoseconds. Demand is followed per (account, model).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from app.domain.gateway import Candidate
+from app.domain.leases import BUNDLE_MAX, PERMIT_VALID_S, Bundle, BundleWish
+
+SPARE_S = 0.4
+"""Spare permits are asked for so many seconds of the demand just seen."""
+SIZE_DECAY = 0.98
+SIZE_MARGIN = 1.2
+CALL_S_PRIOR = 1.0
+EWMA_WEIGHT = 0.2
+RATE_WEIGHT = 0.5
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """What is known here of one (account, model)."""
+
+    account: str
+    model: str
+    spares: deque[tuple[str, int, int, int]] = field(default_factory=deque)
+    """(call id, expires_ns, input tokens, output tokens), oldest first."""
+    outstanding: int = 0
+    call_s: float = CALL_S_PRIOR
+    taken: int = 0
+    rate: float = 0.0
+    input_tokens: float = 0.0
+    output_tokens: float = 0.0
+    asked: bool = False
+    closed_ns: int = 0
+    """It refused: nothing goes there before."""
+
+    def note_call(self, duration_s: float) -> None:
+        """Take an answered call into the average."""
+        self.call_s += EWMA_WEIGHT * (duration_s - self.call_s)
+
+    def note_demand(self, input_tokens: int, output_tokens: int) -> None:
+        """Follow what is asked: larger calls at once, smaller ones slowly."""
+        self.taken += 1
+        self.input_tokens = max(self.input_tokens * SIZE_DECAY, input_tokens * SIZE_MARGIN)
+        self.output_tokens = max(self.output_tokens * SIZE_DECAY, float(output_tokens))
+
+    def fits(self, input_tokens: int, output_tokens: int, now_ns: int) -> bool:
+        """Tell whether the oldest spare permit is valid and large enough."""
+        if not self.spares or self.closed_ns > now_ns:
+            return False
+        _call_id, expires_ns, input_max, output_max = self.spares[0]
+        return expires_ns > now_ns and input_tokens <= input_max and output_tokens <= output_max
+
+    def wish(self) -> BundleWish | None:
+        """Return what should be asked for, if anything; ``asked`` is then set until the answer."""
+        wanted = min(BUNDLE_MAX, int(max(self.rate * SPARE_S, self.taken)) + 1)
+        if self.asked or len(self.spares) * 2 > wanted:
+            return None
+        self.asked = True
+        return BundleWish(
+            account=self.account,
+            model=self.model,
+            count=wanted - len(self.spares),
+            input_tokens=int(self.input_tokens) + 1,
+            output_tokens_max=int(self.output_tokens) + 1,
+        )
+
+    def drop(self, until_ns: int | None = None) -> Iterator[str]:
+        """Take out the spare permits that are out of date at ``until_ns``, or all; yields their ids."""
+        while self.spares and (until_ns is None or self.spares[0][1] <= until_ns):
+            yield self.spares.popleft()[0]
+
+    def take_bundle(self, bundle: Bundle, asked_ns: int) -> None:
+        """Keep granted permits; they are valid from before they were asked for."""
+        expires_ns = asked_ns + int(PERMIT_VALID_S * 1e9)
+        self.spares.extend(
+            (f"{bundle.prefix}/{number}", expires_ns, bundle.input_tokens, bundle.output_tokens_max)
+            for number in range(bundle.count)
+        )
+
+    def tick(self, seconds: float) -> None:
+        """Follow the demand of the ``seconds`` since the last tick."""
+        self.rate += RATE_WEIGHT * (self.taken / seconds - self.rate)
+        self.taken = 0
+
+
+class Slots:
+    """All slots of one holder. Not thread-safe: one event loop."""
+
+    def __init__(self) -> None:
+        self._slots: dict[tuple[str, str], Slot] = {}
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self._slots.values())
+
+    def of(self, account: str, model: str) -> Slot:
+        """Return the slot, made when first asked for."""
+        found = self._slots.get((account, model))
+        if found is None:
+            found = self._slots[account, model] = Slot(account, model)
+        return found
+
+    def is_open(self, account: str, model: str, now_ns: int) -> bool:
+        """Tell whether that account did not refuse a moment ago."""
+        slot = self._slots.get((account, model))
+        return slot is None or slot.closed_ns <= now_ns
+
+    def choose(
+        self,
+        candidates: tuple[Candidate, ...],
+        input_tokens: int,
+        output_tokens: int,
+        avoid: frozenset[str],
+        now_ns: int,
+    ) -> Slot | None:
+        """Return the slot to take a spare permit from: of the first model that anybody may serve, the least loaded.
+
+        A later model is chosen only where every account of the earlier ones has refused.
+        """
+        for candidate in candidates:
+            best: Slot | None = None
+            best_key = 0.0
+            for account in candidate.accounts:
+                slot = self._slots.get((account, candidate.model))
+                if slot is None or account in avoid or not slot.fits(input_tokens, output_tokens, now_ns):
+                    continue
+                key = (slot.outstanding + 1) * slot.call_s
+                if best is None or key < best_key:
+                    best, best_key = slot, key
+            if best is not None:
+                return best
+            if any(self.is_open(account, candidate.model, now_ns) for account in candidate.accounts):
+                return None
+        return None
