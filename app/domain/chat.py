@@ -66,6 +66,13 @@ class Message:
     reasoning: str | None = None
     """Reasoning content of an earlier turn, preserved verbatim where the provider wants it back."""
     reasoning_signature: str | None = None
+    parts: tuple[str | ImagePart, ...] = ()
+    """Texts and images in the writer's order, where one text before the images would not show it; ``text`` and
+    ``images`` then hold the same again, for whoever only counts or searches."""
+
+    def pieces(self) -> tuple[str | ImagePart, ...]:
+        """Return texts and images in order."""
+        return self.parts or ((self.text, *self.images) if self.text else self.images)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
