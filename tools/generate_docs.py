@@ -31,7 +31,8 @@ from app.settings.provider_defaults import (
     PLUGIN_OPTION,
 )
 from app.settings.roles import DEFAULT_TIERS
-from app.settings.schema import SECTIONS, Section
+from app.settings.schema import SECTIONS
+from app.settings.sections import Section
 from tools.compatibility_page import compatibility_page
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,7 +92,7 @@ def _section(title: str, section: type[Section]) -> str:
             field.description or "",
             _code(extra["example"]),
         )
-        for name, field in section.model_fields.items()
+        for name, field in section.by_key().items()
         for extra in [_extra(name, field)]
     ]
     return f"### {title}\n\n{meaning}\n\n" + _table(("key", "type", "default", "unit", "meaning", "example"), rows)

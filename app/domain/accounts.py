@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from app.domain.callers import CallerSpec
 from app.domain.limits import LimitSpec
 
 
@@ -43,6 +44,9 @@ class StructuredOutput(StrEnum):
     NONE = "none"
 
 
+ModelKind = Literal["chat", "embedding"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
     """What we know of one model, from the dated model table or the configuration."""
@@ -66,6 +70,16 @@ class ModelInfo:
     """Prior of the learned ratio; lower for Chinese and Vietnamese text, see ``estimate``."""
     strip_reasoning: bool = False
     """True for R1-era endpoints that refuse reasoning content in earlier turns with 400."""
+    kind: ModelKind = "chat"
+    """What it does; an embedding model never takes a chat call."""
+    images: bool | None = None
+    """Whether it takes images; None is unknown."""
+    tools: bool | None = None
+    """Whether it calls functions; None is unknown."""
+    strengths: tuple[str, ...] = ()
+    """What it is good at, in a few words each, for people who choose."""
+    best_for: tuple[str, ...] = ()
+    """Task types it is a good choice for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +142,42 @@ class CoordinatorSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSpec:
+    """How answers are kept for identical requests."""
+
+    enabled: bool = False
+    ttl_s: float = 3_600.0
+    scope: Literal["caller", "shared"] = "caller"
+    """Who may be answered from a kept answer: the caller whose request made it, or everybody."""
+    size_bytes: int = 64_000_000
+    """Of one replica."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySpec:
+    """How calls of clients are served. Model names are already resolved to ones that an account serves."""
+
+    queue_max: int = 10_000
+    """Calls that wait in one replica."""
+    queue_timeout_s: float = 120.0
+    attempts_max: int = 4
+    """Upstream calls that one client's call may make, the first included."""
+    retry_ratio: float = 0.1
+    """Attempts beyond the first that the whole pool may make, as a share of its calls."""
+    batch_headroom: float = 0.1
+    """Share of every limit that calls of class batch leave free."""
+    idle_timeout_s: float = 60.0
+    """Longest silence between two events of a stream that carry data."""
+    classifier: str | None = None
+    """The model that finds the task type of calls to ``auto`` that name none; None takes them as general."""
+    cache: CacheSpec = field(default_factory=CacheSpec)
+    cors_origins: tuple[str, ...] = ()
+    """Web origins whose pages may call; ``*`` for all."""
+    fallbacks: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """(model, models that may stand in for it where a client names it), best first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Orchestra:
     """The whole configuration as the actors see it: one immutable, versioned value."""
 
@@ -139,6 +189,11 @@ class Orchestra:
     coordinator: CoordinatorSpec
     data_dir: str
     accounts_per_actor: int = 1
+    aliases: tuple[tuple[str, str], ...] = ()
+    """(other name, public name): what clients may write beside the public names."""
+    callers: tuple[CallerSpec, ...] = ()
+    """The gateway's keys; where there is one, every call needs one."""
+    gateway: GatewaySpec = field(default_factory=GatewaySpec)
     source: str = ""
     """Where it came from: a file's path, or "environment", or "embedded model"."""
     config_path: str | None = None

@@ -8,13 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from app.domain.accounts import AccountSpec, ModelInfo, Orchestra, Provider, Tier
+from app.domain.accounts import AccountSpec, CacheSpec, GatewaySpec, ModelInfo, Orchestra, Provider, Tier
+from app.domain.callers import CallerSpec
+from app.domain.gateway import Caller
 from app.domain.limits import LimitSpec
 from app.settings.model_table import ModelTable, Serving, describe_model
 from app.settings.provider_defaults import EMBEDDED_CONCURRENCY
 from app.settings.references import Offer
-from app.settings.roles import cast_roles
-from app.settings.schema import AccountSection, ConfigurationFile, GroupSection, LimitsSection
+from app.settings.roles import Find, cast_roles
+from app.settings.schema import AccountSection, ConfigurationFile, GroupSection
+from app.settings.sections import LimitsSection
 
 FIRST_VERSION = 1
 TINY_NOTE = "Only an embedded model plays every part: small model, real machinery; add a key for quality."
@@ -44,7 +47,16 @@ def assemble(file: ConfigurationFile, *, table: ModelTable, data_dir: Path, sour
         info, said = describe_model(name, tuple(places), file.models.get(name), table)
         models.append(info)
         notes.extend(said)
-    cast = cast_roles(models, file.coordinator, file.routing, lambda name: offer.find(name, table))
+    speaking = [model for model in models if model.kind == "chat"]
+    if not speaking:
+        notes.append("Only embedding models are served: no project can be conducted and no chat call served.")
+    able = {model.name for model in speaking or models}
+
+    def find_able(name: str) -> str | None:
+        found = offer.find(name, table)
+        return found if found in able else None
+
+    cast = cast_roles(speaking or models, file.coordinator, file.routing, find_able)
     notes.extend(cast.notes)
     notes.extend(_unused(file, offer, accounts))
     if all(model.tier is Tier.TINY for model in models):
@@ -57,6 +69,9 @@ def assemble(file: ConfigurationFile, *, table: ModelTable, data_dir: Path, sour
         coordinator=cast.coordinator,
         data_dir=str(data_dir),
         accounts_per_actor=file.accounts_per_actor,
+        aliases=tuple(offer.aliases(table)),
+        callers=_callers(file, lambda name: offer.find(name, table)),
+        gateway=_gateway(file, lambda name: offer.find(name, table)),
     )
     return _named(orchestra, source, notes)
 
@@ -100,6 +115,50 @@ def _limits(base: LimitsSection, override: LimitsSection | None, concurrency_def
         given |= {name: getattr(override, name) for name in override.model_fields_set}
     burst_s = given.pop("burst_s")
     return LimitSpec(**given, burst_ms=round(burst_s * 1_000))
+
+
+def _callers(file: ConfigurationFile, find: Find) -> tuple[CallerSpec, ...]:
+    """Return the gateway's keys; aliases among the models they may use are resolved."""
+    return tuple(
+        CallerSpec(
+            caller=Caller(
+                name=section.name,
+                limits=_limits(section.limits, None, None),
+                # A name that nobody serves stays: an empty list would allow everything.
+                allowed_models=tuple(dict.fromkeys(find(name) or name for name in section.allowed_models)),
+                service_class=section.service_class,
+                weight=section.weight,
+            ),
+            key_sha256=section.key or section.key_hash or "",
+        )
+        for section in file.auth.keys
+    )
+
+
+def _gateway(file: ConfigurationFile, find: Find) -> GatewaySpec:
+    section = file.gateway
+    fallbacks: dict[str, list[str]] = {}
+    for name, stands_in in section.fallbacks.items():
+        model = find(name) or name
+        others = [find(other) or other for other in stands_in]
+        fallbacks.setdefault(model, []).extend(other for other in others if other != model)
+    return GatewaySpec(
+        queue_max=section.queue_max,
+        queue_timeout_s=section.queue_timeout_s,
+        attempts_max=section.attempts_max,
+        retry_ratio=section.retry_ratio,
+        batch_headroom=section.batch_headroom,
+        idle_timeout_s=section.idle_timeout_s,
+        classifier=find(section.classifier) if section.classifier else None,
+        cache=CacheSpec(
+            enabled=section.cache.enabled,
+            ttl_s=section.cache.ttl_s,
+            scope=section.cache.scope,
+            size_bytes=section.cache.size_mb * 1_000_000,
+        ),
+        cors_origins=section.cors.origins,
+        fallbacks=tuple((model, tuple(dict.fromkeys(others))) for model, others in fallbacks.items()),
+    )
 
 
 def _shared_keys(accounts: Sequence[AccountSpec]) -> list[str]:

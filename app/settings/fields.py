@@ -16,8 +16,12 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
+from app.domain.callers import KEY_CHARS_MAX, hash_key
+
 COUNT_MAX = 10**12
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+GATEWAY_KEY_CHARS_MIN = 8
+_KEY_HASH = re.compile(r"sha256:([0-9a-fA-F]{64})")
 _TASK_TYPE = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
@@ -165,6 +169,55 @@ def _secret(value: object) -> object:
     return text
 
 
+def _gateway_key(value: object) -> object:
+    """Check a key in clear and return its hash: nothing behind this line sees the key."""
+    text = _secret(value)
+    assert isinstance(text, str), "checked above"
+    if not GATEWAY_KEY_CHARS_MIN <= len(text) <= KEY_CHARS_MAX:
+        raise refusal(
+            f"must be a key of {GATEWAY_KEY_CHARS_MIN} to {KEY_CHARS_MAX} characters",
+            "make one with `openssl rand -hex 24`",
+        )
+    return hash_key(text)
+
+
+def _key_hash(value: object) -> object:
+    match = _KEY_HASH.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise refusal(
+            "must be sha256: and 64 hexadecimal digits", "write what `printf %s KEY | sha256sum` prints after `sha256:`"
+        )
+    return match.group(1).lower()
+
+
+def _weight(value: object) -> object:
+    number = _number(value)
+    if number is None or not 0.001 <= number <= 1_000:
+        raise refusal("must be a number from 0.001 to 1000", "write for instance 1.0")
+    return number
+
+
+def _classifier(value: object) -> object:
+    if value is None or value is False or value == "false":
+        return None
+    if value is True:
+        raise refusal("must be false or a model", "name the model that classifies")
+    return _model_name(value)
+
+
+def _origin(value: object) -> object:
+    remedy = "write for instance https://app.example.com, or '*' for all"
+    text = _text(value)
+    assert isinstance(text, str), "checked above"
+    if text == "*":
+        return text
+    address = _base_url(text)
+    assert isinstance(address, str), "checked above"
+    if urlsplit(address).path:
+        raise refusal("an origin has no path", remedy)
+    return address.lower()
+
+
 def _base_url(value: object) -> object:
     if not isinstance(value, str):
         raise refusal("must be text", "write https://host/v1")
@@ -231,6 +284,13 @@ ServedModel = Annotated[tuple[str, str], BeforeValidator(_served)]
 Share = Annotated[float, BeforeValidator(share)]
 Positive = Annotated[float, BeforeValidator(_positive)]
 Ratio = Annotated[float, BeforeValidator(_ratio)]
+GatewayKey = Annotated[str, BeforeValidator(_gateway_key)]
+"""A key in clear going in, the hex of its SHA-256 coming out."""
+KeyHash = Annotated[str, BeforeValidator(_key_hash)]
+"""``sha256:<hex>`` going in, the hex coming out."""
+Weight = Annotated[float, BeforeValidator(_weight)]
+Classifier = Annotated[str | None, BeforeValidator(_classifier)]
+Origin = Annotated[str, BeforeValidator(_origin)]
 Option = Annotated[str, BeforeValidator(_option)]
 EMPTY_IF_NULL = BeforeValidator(_empty_if_null)
 """For sections: a key whose lines are all commented out is an empty section."""

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from app.domain.accounts import ModelInfo, Provider, StructuredOutput, Tier
+from app.domain.accounts import ModelInfo, ModelKind, Provider, StructuredOutput, Tier
 from app.settings.document import parse_yaml
 from app.settings.fields import Price
 from app.settings.schema import ModelSection
@@ -52,6 +52,30 @@ class _Row(BaseModel):
     """Other names of the same model."""
     chars_per_token: float = 4.0
     strip_reasoning: bool = False
+    kind: ModelKind = "chat"
+    images: bool | None = None
+    tools: bool | None = None
+    strengths: tuple[str, ...] = ()
+    """Beside those of its family and tier."""
+    best_for: tuple[str, ...] = ()
+    """Instead of those of its tier."""
+
+
+class _Family(BaseModel):
+    """What models of one maker have in common, unless their row says otherwise."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    images: bool | None = None
+    tools: bool | None = None
+    strengths: tuple[str, ...] = ()
+
+
+class _Tier(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    strengths: tuple[str, ...]
+    best_for: tuple[str, ...]
 
 
 class _Source(BaseModel):
@@ -70,6 +94,8 @@ class _File(BaseModel):
     """When the sources were read."""
     sources: dict[str, _Source]
     aliases: dict[str, str]
+    families: dict[str, _Family]
+    tiers: dict[Tier, _Tier]
     models: dict[str, _Row]
 
 
@@ -93,6 +119,20 @@ class ModelTable:
     rows: Mapping[str, TableRow]
     sources: Mapping[str, str]
     """Key of a source to its title, date and address."""
+    tiers: Mapping[Tier, _Tier]
+    """What is said of models that have no row."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name of every row."""
+        return tuple(name for row_name, row in self.rows.items() for name in (row_name, *row.also))
+
+    def others_of(self, name: str) -> tuple[str, ...]:
+        """Return the other names of the model whose row has exactly ``name``."""
+        for row_name, row in self.rows.items():
+            if name == row_name or name in row.also:
+                return tuple(other for other in (row_name, *row.also) if other != name)
+        return ()
 
     def find(self, name: str) -> ModelInfo | None:
         """Return what is known of the model that a provider calls ``name``: releases and prefixes are understood."""
@@ -121,18 +161,28 @@ def model_table() -> ModelTable:
     }
     rows = {
         name: TableRow(
-            info=ModelInfo(
-                name=name,
-                price_source=f"{sources[row.source]} (read {table.read})",
-                **row.model_dump(exclude={"source", "note", "also"}),
-            ),
+            info=_info(name, row, table, f"{sources[row.source]} (read {table.read})"),
             also=row.also,
             note=row.note,
         )
         for name, row in table.models.items()
     }
     assert set(table.aliases.values()) <= set(rows), "aliases point into the table"
-    return ModelTable(read=table.read, aliases=table.aliases, rows=rows, sources=sources)
+    return ModelTable(read=table.read, aliases=table.aliases, rows=rows, sources=sources, tiers=table.tiers)
+
+
+def _info(name: str, row: _Row, table: _File, price_source: str) -> ModelInfo:
+    """Return what the table says of a model: its row, and what holds for its family and tier."""
+    family = table.families.get(row.family, _Family())
+    tier = table.tiers[row.tier]
+    given = row.model_dump(exclude={"source", "note", "also"})
+    if row.kind == "chat":
+        given["images"] = family.images if row.images is None else row.images
+        given["tools"] = family.tools if row.tools is None else row.tools
+        reasons = ("thinks before it answers",) if row.reasoning else ()
+        given["strengths"] = tuple(dict.fromkeys((*row.strengths, *family.strengths, *reasons, *tier.strengths)))
+        given["best_for"] = row.best_for or tier.best_for
+    return ModelInfo(name=name, price_source=price_source, **given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +214,7 @@ def describe_model(
             f"{servings[0].upstream!r} at {servings[0].account!r}."
         )
         known = found[0] or known
-    info = replace(known, name=name) if known else _assumed(name, servings[0].provider)
+    info = replace(known, name=name) if known else _assumed(name, servings[0].provider, table)
     custom = [serving.account for serving in servings if serving.provider is Provider.CUSTOM]
     priced = section is not None and section.input_usd_per_mtok is not None and section.output_usd_per_mtok is not None
     if custom and len(custom) == len(servings):
@@ -193,7 +243,7 @@ def describe_model(
     return info, notes
 
 
-def _assumed(name: str, provider: Provider) -> ModelInfo:
+def _assumed(name: str, provider: Provider, table: ModelTable) -> ModelInfo:
     """Return cautious assumptions on a model that nobody described."""
     if provider is Provider.LOCAL:
         return ModelInfo(
@@ -206,6 +256,10 @@ def _assumed(name: str, provider: Provider) -> ModelInfo:
             input_usd_per_mtok="0",
             output_usd_per_mtok="0",
             price_source="runs on this machine",
+            images=False,
+            tools=False,
+            strengths=table.tiers[Tier.TINY].strengths,
+            best_for=table.tiers[Tier.TINY].best_for,
         )
     return ModelInfo(
         name=name,
@@ -214,6 +268,9 @@ def _assumed(name: str, provider: Provider) -> ModelInfo:
         context_tokens=32_768,
         output_tokens_max=4_096,
         structured=_STRUCTURED_OF_PROVIDER[provider],
+        # Every embedding model that we know of says so in its name.
+        kind="embedding" if "embed" in name.lower() else "chat",
+        best_for=table.tiers[Tier.STANDARD].best_for,
     )
 
 

@@ -17,7 +17,7 @@ from app.domain.errors import ConfigurationError
 FieldPath = tuple[str | int, ...]
 """Keys and list positions from the top of the document, positions from 0."""
 
-SECRET_FIELDS = frozenset({"api_key"})
+SECRET_FIELDS = frozenset({"api_key", "key"})
 SHOWN_CHARS_MAX = 60
 # Provider keys as they look when somebody writes one into the wrong field.
 _KEY_LIKE = re.compile(

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from app.domain.accounts import Provider
 from app.domain.chat import Json
+from app.domain.gateway import AUTO
 from app.settings.document import Document
+from app.settings.gateway_references import check_gateway, gateway_models
 from app.settings.model_table import ModelTable
 from app.settings.problems import FieldPath, did_you_mean, field_name, hide_keys, shown
 from app.settings.provider_defaults import KEY_VARIABLES, OPTIONS, PLUGIN_OPTION
@@ -35,10 +37,19 @@ class Offer:
         """Return the public name under which ``name``, or what it is an alias of, is served."""
         if name in self.upstreams:
             return name
-        target = table.aliases.get(name, name)
-        if target in self.upstreams:
-            return target
-        return next((public for public, upstreams in self.upstreams.items() if target in upstreams), None)
+        for target in (table.aliases.get(name, name), *table.others_of(name)):
+            if target in self.upstreams:
+                return target
+            served = next((public for public, upstreams in self.upstreams.items() if target in upstreams), None)
+            if served is not None:
+                return served
+        return None
+
+    def aliases(self, table: ModelTable) -> list[tuple[str, str]]:
+        """Return every name that is not public but stands for a model that is, with the public one."""
+        names = [*table.aliases, *(name for upstreams in self.upstreams.values() for name in upstreams), *table.names]
+        found = {name: self.find(name, table) for name in names if name not in self.upstreams and name != AUTO}
+        return [(name, public) for name, public in found.items() if public is not None]
 
 
 def check_references(document: Document, data: Mapping[str, Json], failed: set[FieldPath], table: ModelTable) -> None:
@@ -63,6 +74,7 @@ def check_references(document: Document, data: Mapping[str, Json], failed: set[F
         _check_group(document, account, path, group_names)
     _check_group_models(document, groups, offer)
     _check_roles(document, data, offer, table)
+    check_gateway(document, data)
     # A field whose variable is missing has been reported once; what follows from it is not worth a line.
     spoilt = {field_name(path) for path in failed}
     document.problems[before:] = [item for item in document.problems[before:] if item.path not in spoilt]
@@ -114,6 +126,10 @@ def _read_models(
             offer.complete = readable = False
             continue
         public, upstream = pair
+        if public == AUTO:
+            document.report(
+                (*path, "models", index), f"{AUTO!r} leaves the choice of model to routing", "use another name"
+            )
         if public in served:
             document.report((*path, "models", index), "this model stands twice in this account", "keep one of them")
         served.append(public)
@@ -225,6 +241,7 @@ def _check_roles(document: Document, data: Mapping[str, Json], offer: Offer, tab
             models = route.get(key) if isinstance(route, dict) else None
             for index, name in enumerate(models if isinstance(models, list) else ()):
                 named.append((("routing", task_type, key, index), name))
+    named.extend(gateway_models(data))
     for path, name in named:
         if isinstance(name, str) and name.strip() and offer.complete and offer.find(name.strip(), table) is None:
             document.report(

@@ -6,17 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator
 
-from app.domain.accounts import Provider, StructuredOutput, Tier
+from app.domain.accounts import ModelKind, Provider, StructuredOutput, Tier
 from app.settings.fields import (
     EMPTY_IF_NULL,
-    LIMIT_KIND,
     BaseUrl,
-    Burst,
-    Limit,
     ModelName,
     Name,
     Option,
@@ -31,60 +28,16 @@ from app.settings.fields import (
     task_type,
     whole,
 )
+from app.settings.gateway_schema import (
+    AuthKeySection,
+    AuthSection,
+    CacheSection,
+    CorsSection,
+    GatewaySection,
+    KeyLimitsSection,
+)
 from app.settings.problems import FieldPath
-
-
-def _setting(default: Any, meaning: str, *, kind: str, unit: str = "", example: str = "", without: str = "") -> Any:
-    """Declare a key; the rest documents it, ``without`` being what null or nothing comes to."""
-    extra: dict[str, Any] = {"kind": kind, "unit": unit, "example": example, "without": without}
-    if isinstance(default, type) and issubclass(default, dict | tuple | BaseModel):
-        return Field(default_factory=default, description=meaning, json_schema_extra=extra)
-    return Field(default, description=meaning, json_schema_extra=extra)
-
-
-def _limit(unit: str, meaning: str, example: str) -> Any:
-    return _setting(None, meaning, kind=LIMIT_KIND, unit=unit, example=example)
-
-
-class Section(BaseModel):
-    """A mapping of the configuration; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class LimitsSection(Section):
-    """Limits for one model. A key that is left out, or null, is unlimited.
-
-    Under ``model_limits`` a key that is left out keeps the value of ``limits``.
-    """
-
-    rpm: Limit = _limit("requests per minute", "Requests.", "500")
-    tpm: Limit = _limit("tokens per minute", "Input and output tokens together.", "200000")
-    itpm: Limit = _limit("tokens per minute", "Input tokens, where the provider counts them apart.", "80000")
-    otpm: Limit = _limit("tokens per minute", "Output tokens, where the provider counts them apart.", "16000")
-    rpd: Limit = _limit("requests per day", "Requests of one day.", "10000")
-    concurrency: Limit = _limit("calls", "Calls in flight at once.", "32")
-    burst_s: Burst = _setting(
-        1.0,
-        "What may be sent at once, as seconds of the steady rate; at least one request. With `window: bucket` in any "
-        "w seconds at most limit × (w + burst_s) / 60 is admitted, rounded up to one request.",
-        kind="number from 0 to 3600",
-        unit="seconds",
-        example="1",
-    )
-    window: Literal["bucket", "sliding"] = _setting(
-        "bucket",
-        "`bucket`: a token bucket refilled at limit / 60 s. `sliding`: never more than the limit in any 60 s.",
-        kind="`bucket` or `sliding`",
-        example="sliding",
-    )
-    charge: Literal["max_tokens", "used"] = _setting(
-        "max_tokens",
-        "What the provider counts against token limits: the most a call may generate, or what it generated.",
-        kind="`max_tokens` or `used`",
-        example="used",
-    )
-
+from app.settings.sections import LimitsSection, Section, setting
 
 ModelLimits = dict[str, Annotated[LimitsSection, EMPTY_IF_NULL]]
 
@@ -92,7 +45,7 @@ ModelLimits = dict[str, Annotated[LimitsSection, EMPTY_IF_NULL]]
 class GroupSection(LimitsSection):
     """The limits that the members of one quota group share, for each model."""
 
-    model_limits: Annotated[ModelLimits, EMPTY_IF_NULL] = _setting(
+    model_limits: Annotated[ModelLimits, EMPTY_IF_NULL] = setting(
         dict, "Limits that differ for a model.", kind="mapping of model to limits", example="{gpt-5: {rpm: 100}}"
     )
 
@@ -100,57 +53,57 @@ class GroupSection(LimitsSection):
 class AccountSection(Section):
     """One account at one provider: an API key that you are entitled to use."""
 
-    name: Name = _setting(..., "Unique name; shown everywhere.", kind="name", example="openai-a")
-    identity: Text | None = _setting(
+    name: Name = setting(..., "Unique name; shown everywhere.", kind="name", example="openai-a")
+    identity: Text | None = setting(
         None,
         "Whose account it is; `tutti accounts --by identity` groups by it.",
         kind="text",
         example="ops@acme.example",
     )
-    provider: Provider = _setting(
+    provider: Provider = setting(
         ...,
         "Who serves it. `custom` is any OpenAI-compatible server, `local` the embedded model.",
         kind="one of " + ", ".join(f"`{provider.value}`" for provider in Provider),
         example="openai",
     )
-    api_key: Secret | None = _setting(
+    api_key: Secret | None = setting(
         None,
         "The key. Required but for `custom` and `local`. Refer to an environment variable: the file then holds no key.",
         kind="text",
         example="${OPENAI_API_KEY_A}",
     )
-    base_url: BaseUrl | None = _setting(
+    base_url: BaseUrl | None = setting(
         None,
         "Where the provider answers, default per provider; required for `custom`, not for `local`.",
         kind="http or https address",
         example="https://llm.example.com/v1",
         without="the provider's own",
     )
-    models: tuple[ServedModel, ...] = _setting(
+    models: tuple[ServedModel, ...] = setting(
         ...,
         "What it may serve: names, or aliases `{name: upstream}`. Accounts that serve one name share its work.",
         kind="list, not empty",
         example="[gpt-5-mini, {fast: gpt-5.4-nano}]",
     )
-    limits: Annotated[LimitsSection, EMPTY_IF_NULL] = _setting(
+    limits: Annotated[LimitsSection, EMPTY_IF_NULL] = setting(
         LimitsSection, "Limits of every model of this account.", kind="limits", example="{rpm: 500, concurrency: 32}"
     )
-    model_limits: Annotated[ModelLimits, EMPTY_IF_NULL] = _setting(
+    model_limits: Annotated[ModelLimits, EMPTY_IF_NULL] = setting(
         dict,
         "Overrides for single models; keys left out keep the value of `limits`.",
         kind="mapping of model to limits",
         example="{gpt-5-mini: {rpm: 100}}",
     )
-    quota_group: Name | None = _setting(
+    quota_group: Name | None = setting(
         None,
         "Members of a group share one limiter; the limits then stand under `quota_groups`, not here.",
         kind="name",
         example="acme-openai",
     )
-    timeout_s: Annotated[float, BeforeValidator(seconds(1, 3_600))] = _setting(
+    timeout_s: Annotated[float, BeforeValidator(seconds(1, 3_600))] = setting(
         600.0, "Longest time one call may take.", kind="number from 1 to 3600", unit="seconds", example="120"
     )
-    options: Annotated[dict[str, Option], EMPTY_IF_NULL] = _setting(
+    options: Annotated[dict[str, Option], EMPTY_IF_NULL] = setting(
         dict,
         "Options for the provider's adapter, listed below.",
         kind="mapping of text",
@@ -161,26 +114,26 @@ class AccountSection(Section):
 class CoordinatorSection(Section):
     """Who conducts projects, and how far they may go."""
 
-    model: ModelName = _setting(
+    model: ModelName = setting(
         "r1",
         "Plans, merges and evaluates. `r1` stands for DeepSeek's current reasoning model; where no account serves it, "
         "the strongest reasoning model configured conducts, and a note says which.",
         kind="model",
         example="r1",
     )
-    judge_model: ModelName | None = _setting(
+    judge_model: ModelName | None = setting(
         None,
         "Judges results. null: a model of another family if there is one, else the coordinator's.",
         kind="model or null",
         example="claude-sonnet-5",
     )
-    clarify_model: ModelName | None = _setting(
+    clarify_model: ModelName | None = setting(
         None,
         "Finds what a request leaves open. null: the cheapest model of tier `cheap`, else the coordinator's.",
         kind="model or null",
         example="gpt-5-mini",
     )
-    transcribe_model: ModelName | None = _setting(
+    transcribe_model: ModelName | None = setting(
         None,
         "Writes strict JSON from the coordinator's free text. null: the cheapest model that enforces schemas, "
         "else the coordinator's.",
@@ -189,10 +142,10 @@ class CoordinatorSection(Section):
     )
     max_tasks: Annotated[
         int, BeforeValidator(whole(1, 200, what="a whole number from 1 to 200", remedy="write for instance 24"))
-    ] = _setting(24, "Most tasks a plan may have.", kind="whole number from 1 to 200", unit="tasks", example="24")
+    ] = setting(24, "Most tasks a plan may have.", kind="whole number from 1 to 200", unit="tasks", example="24")
     max_depth: Annotated[
         int, BeforeValidator(whole(1, 100, what="a whole number from 1 to 100", remedy="write for instance 8"))
-    ] = _setting(
+    ] = setting(
         8,
         "Longest chain of tasks that wait for each other.",
         kind="whole number from 1 to 100",
@@ -201,16 +154,16 @@ class CoordinatorSection(Section):
     )
     max_redo: Annotated[
         int, BeforeValidator(whole(0, 5, what="a whole number from 0 to 5", remedy="write for instance 2"))
-    ] = _setting(
+    ] = setting(
         2, "How often a task is done again with the judge's feedback.", kind="whole number from 0 to 5", example="2"
     )
-    clarify_threshold: Positive = _setting(
+    clarify_threshold: Positive = setting(
         1.0,
         "Ask a question only if cost if wrong (1–5) × probability that the default is wrong (0–1) reaches this.",
         kind="number, 0 or more",
         example="1.0",
     )
-    retry_share: Share = _setting(
+    retry_share: Share = setting(
         0.2,
         "Retries a run may spend, as a share of its planned calls; at least 3.",
         kind="number from 0 to 1",
@@ -221,10 +174,10 @@ class CoordinatorSection(Section):
 class RouteSection(Section):
     """Models for one task type, best first; replaces the default route of that type."""
 
-    primary: tuple[ModelName, ...] = _setting(
+    primary: tuple[ModelName, ...] = setting(
         ..., "Taken first, in this order.", kind="list of models, not empty", example="[deepseek-flash]"
     )
-    fallback: tuple[ModelName, ...] = _setting(
+    fallback: tuple[ModelName, ...] = setting(
         tuple, "Taken where no account of a primary model can serve.", kind="list of models", example="[gpt-5-mini]"
     )
 
@@ -237,88 +190,103 @@ _TOKENS = BeforeValidator(
 class ModelSection(Section):
     """What you know of a model; each key replaces what the model table says."""
 
-    family: Text | None = _setting(
+    family: Text | None = setting(
         None, "Who trained it; the judge should be of another family.", kind="text", example="mistral"
     )
-    tier: Tier | None = _setting(
+    tier: Tier | None = setting(
         None,
         "How much it can be trusted with.",
         kind="one of " + ", ".join(f"`{tier.value}`" for tier in Tier),
         example="standard",
     )
-    reasoning: bool | None = _setting(
-        None, "Whether it thinks before it answers.", kind="true or false", example="true"
-    )
-    context_tokens: Annotated[int, _TOKENS] | None = _setting(
+    reasoning: bool | None = setting(None, "Whether it thinks before it answers.", kind="true or false", example="true")
+    context_tokens: Annotated[int, _TOKENS] | None = setting(
         None, "Longest input and output together.", kind="whole number", unit="tokens", example="131072"
     )
-    output_tokens_max: Annotated[int, _TOKENS] | None = _setting(
+    output_tokens_max: Annotated[int, _TOKENS] | None = setting(
         None, "Longest answer.", kind="whole number", unit="tokens", example="8192"
     )
-    structured: StructuredOutput | None = _setting(
+    structured: StructuredOutput | None = setting(
         None,
         "What JSON output it enforces: a schema, some JSON object, nothing.",
         kind="one of " + ", ".join(f"`{kind.value}`" for kind in StructuredOutput),
         example="schema",
     )
-    input_usd_per_mtok: Price = _setting(
+    input_usd_per_mtok: Price = setting(
         None, "Price of input; 0 is free, null unknown.", kind="price", unit="USD per million tokens", example="0.25"
     )
-    output_usd_per_mtok: Price = _setting(
+    output_usd_per_mtok: Price = setting(
         None, "Price of output.", kind="price", unit="USD per million tokens", example="2.00"
     )
-    cache_read_usd_per_mtok: Price = _setting(
+    cache_read_usd_per_mtok: Price = setting(
         None,
         "Price of input that the provider had cached.",
         kind="price",
         unit="USD per million tokens",
         example="0.025",
     )
-    chars_per_token: Ratio | None = _setting(
+    chars_per_token: Ratio | None = setting(
         None,
         "First guess of how long a token is; learned from bills afterwards.",
         kind="number from 0.5 to 10",
         unit="characters",
         example="4.0",
     )
-    strip_reasoning: bool | None = _setting(
+    strip_reasoning: bool | None = setting(
         None,
         "Leave reasoning out of earlier turns, for servers that refuse it.",
         kind="true or false",
         example="true",
+    )
+    kind: ModelKind | None = setting(
+        None, "What it does: chat, or embeddings.", kind="`chat` or `embedding`", example="embedding"
+    )
+    images: bool | None = setting(None, "Whether it takes images.", kind="true or false", example="true")
+    tools: bool | None = setting(None, "Whether it calls functions.", kind="true or false", example="true")
+    strengths: tuple[Text, ...] | None = setting(
+        None, "What it is good at, shown in the list of models.", kind="list of text", example="[legal French]"
+    )
+    best_for: tuple[Annotated[str, BeforeValidator(task_type)], ...] | None = setting(
+        None, "Task types it is a good choice for, shown too.", kind="list of task types", example="[translation]"
     )
 
 
 class ConfigurationFile(Section):
     """The whole file."""
 
-    accounts: tuple[AccountSection, ...] = _setting(
+    accounts: tuple[AccountSection, ...] = setting(
         ..., "The accounts there are.", kind="list of accounts, not empty", example="see below"
     )
-    quota_groups: Annotated[dict[str, Annotated[GroupSection, EMPTY_IF_NULL]], EMPTY_IF_NULL] = _setting(
+    quota_groups: Annotated[dict[str, Annotated[GroupSection, EMPTY_IF_NULL]], EMPTY_IF_NULL] = setting(
         dict,
         "Limits that several accounts share.",
         kind="mapping of group to limits",
         example="{acme-openai: {rpm: 500}}",
     )
-    coordinator: Annotated[CoordinatorSection, EMPTY_IF_NULL] = _setting(
+    coordinator: Annotated[CoordinatorSection, EMPTY_IF_NULL] = setting(
         CoordinatorSection, "Who conducts.", kind="coordinator", example="{model: r1}"
     )
     routing: Annotated[
         dict[Annotated[str, BeforeValidator(task_type)], Annotated[RouteSection, EMPTY_IF_NULL]], EMPTY_IF_NULL
-    ] = _setting(
+    ] = setting(
         dict,
         "Which models take which type of task. Types not named here are routed by tier.",
         kind="mapping of task type to route",
         example="{code_generation: {primary: [deepseek-flash]}}",
     )
-    models: Annotated[dict[str, Annotated[ModelSection, EMPTY_IF_NULL]], EMPTY_IF_NULL] = _setting(
+    models: Annotated[dict[str, Annotated[ModelSection, EMPTY_IF_NULL]], EMPTY_IF_NULL] = setting(
         dict,
         "What you know of models that are not in the model table, or know better.",
         kind="mapping of model to properties",
         example="{my-model: {tier: standard}}",
     )
-    data_dir: Text | None = _setting(
+    auth: Annotated[AuthSection, EMPTY_IF_NULL] = setting(
+        AuthSection, "Who may call the gateway.", kind="auth", example="{keys: [{name: team, key: '${TEAM_KEY}'}]}"
+    )
+    gateway: Annotated[GatewaySection, EMPTY_IF_NULL] = setting(
+        GatewaySection, "How calls of clients are served.", kind="gateway", example="{queue_timeout_s: 30}"
+    )
+    data_dir: Text | None = setting(
         None,
         "Where runs and limiter state are kept; `~` and relative paths are allowed, the latter from the file's folder.",
         kind="path",
@@ -327,7 +295,7 @@ class ConfigurationFile(Section):
     )
     accounts_per_actor: Annotated[
         int, BeforeValidator(whole(1, 10_000, what="a whole number from 1 to 10000", remedy="write for instance 1"))
-    ] = _setting(
+    ] = setting(
         1,
         "Accounts in one actor's process. More than one saves memory where there are hundreds.",
         kind="whole number from 1 to 10000",
@@ -346,6 +314,12 @@ SECTIONS: Mapping[str, type[Section]] = {
     "coordinator": CoordinatorSection,
     "routing.*": RouteSection,
     "models.*": ModelSection,
+    "auth": AuthSection,
+    "auth.keys[]": AuthKeySection,
+    "auth.keys[].limits": KeyLimitsSection,
+    "gateway": GatewaySection,
+    "gateway.cache": CacheSection,
+    "gateway.cors": CorsSection,
 }
 """Every mapping with fixed keys, by where it stands: ``[]`` for a list's item, ``*`` for a name of the user's own."""
 

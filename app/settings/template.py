@@ -76,6 +76,32 @@ coordinator:
 #routing:
 #  code_generation: {primary: [deepseek-flash], fallback: [gpt-5-mini]}
 
+## Keys of the gateway: with at least one, every call needs one; without any, only this machine can call. key_hash
+## (sha256:…, see docs/configuration.md) instead of key keeps the key out of this file.
+#auth:
+#  keys:
+#    - name: team-search
+#      key_hash: sha256:0000000000000000000000000000000000000000000000000000000000000000
+#      limits: {rpm: 600, tpm: 400000, concurrency: 32}
+#      class: interactive
+#    - name: nightly
+#      key_hash: sha256:1111111111111111111111111111111111111111111111111111111111111111
+#      class: batch
+#      weight: 0.5
+
+## How calls of clients are served: the queue while every account is busy, attempts, what stands in for a model that a
+## client names, kept answers, web pages that may call.
+#gateway:
+#  queue_max: 10000
+#  queue_timeout_s: 120
+#  attempts_max: 4
+#  retry_ratio: 0.1
+#  batch_headroom: 0.1
+#  idle_timeout_s: 60
+#  classifier: false
+#  cache: {enabled: false, ttl_s: 3600, scope: caller, size_mb: 64}
+#  cors: {origins: []}
+
 ## What you know of models that the model table does not have. Unknown prices make unknown costs, never zero.
 #models:
 #  house-model: {family: llama, tier: standard, structured: json_object, input_usd_per_mtok: 0, output_usd_per_mtok: 0}

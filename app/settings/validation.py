@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from app.domain.chat import Json
 from app.settings.document import Document
 from app.settings.problems import FieldPath, did_you_mean, hide_keys, meant, shown
-from app.settings.schema import SECTIONS, ConfigurationFile, Section, section_at
+from app.settings.schema import SECTIONS, ConfigurationFile, section_at
+from app.settings.sections import Section
 
 _TYPE_WORDS = {
     "list_type": ("must be a list", "write [first, second]"),
@@ -76,16 +77,16 @@ def _report(document: Document, path: FieldPath, kind: str, context: dict[str, A
 def _where_it_belongs(path: FieldPath) -> str:
     key = str(path[-1])
     section = section_at(path[:-1])
-    known: Sequence[str] = list(section.model_fields) if section else []
+    known: Sequence[str] = list(section.by_key()) if section else []
     if key not in known and meant(key, known) is None:
         for place, other in SECTIONS.items():
-            if key in other.model_fields:
+            if key in other.by_key():
                 return f"it belongs to `{place}`" if place else "it belongs to the top level"
     return did_you_mean(key, known)
 
 
 def _how_to_write(section: type[Section] | None, key: str) -> str:
-    field = section.model_fields.get(key) if section else None
+    field = section.by_key().get(key) if section else None
     extra = field.json_schema_extra if field else None
     if key == "accounts":
         return "list at least one account, or delete the file to use the keys in the environment"
