@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import random
 import signal
 import socket
 import statistics
@@ -31,6 +32,7 @@ from tests.fakes import pool, scripted
 
 RUNS = 4
 PATIENCE_S = 120.0
+PORTS = range(20_000, 30_000)
 BARE = """
 from actors import cluster
 import ray
@@ -212,9 +214,12 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Return a port below those that systems hand out: Ray asks for dozens of them before ours is bound."""
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError(f"no port from {PORTS.start} to {PORTS.stop - 1} is free")
 
 
 if __name__ == "__main__":
