@@ -134,7 +134,7 @@ def test_fields_that_are_null_or_missing_read_as_not_set() -> None:
 
 def test_task_type_and_usage_wish_stand_beside_the_chat() -> None:
     """The usage is in a stream only where the client asked for it, and always in a whole answer."""
-    ask = {"model": "m", "messages": HELLO}
+    ask: dict[str, Any] = {"model": "m", "messages": HELLO}
 
     assert FORMAT.parse({**ask, "task_type": "translation"}).task_type == "translation"
     assert FORMAT.parse(ask).include_usage
