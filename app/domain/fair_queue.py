@@ -115,7 +115,7 @@ class FairQueue(Generic[T]):
         self._tidy(lane)
 
     def withdraw(self, item: T) -> bool:
-        """Remove a call that gave up, at no charge; return whether it was waiting. O(1).
+        """Remove a call that gave up, at no charge; return whether it was waiting. O(log callers).
 
         Calls of other callers keep their order; later calls of this caller move up.
         """
@@ -230,9 +230,9 @@ class _Lane(Generic[T]):
         return line
 
     def take(self, item: T, line: _Line[T]) -> int:
+        first = self._heap[0][2] is line
         cost_tokens, _arrival = line.calls.pop(item)
         self.waiting -= 1
-        first = self._heap[0][2] is line and _is_valid(self._heap[0])
         self._virtual = max(self._virtual, line.start)
         line.start = self._virtual + cost_tokens / line.weight
         if line.calls:
@@ -241,13 +241,13 @@ class _Lane(Generic[T]):
                 heapq.heapreplace(self._heap, (line.start, line.arrival, line))
             else:
                 self._enter(line)
-        elif first:
-            heapq.heappop(self._heap)
+        self._clean_root()
         return cost_tokens
 
     def drop(self, item: T, line: _Line[T]) -> None:
         del line.calls[item]
         self.waiting -= 1
+        self._clean_root()
 
     def newest(self, caller: str) -> T | None:
         line = self._lines.get(caller)
@@ -290,6 +290,11 @@ class _Lane(Generic[T]):
             else:
                 start = virtual + cost_tokens / line.weight
                 heapq.heapreplace(front, (start, following[1][1], -1, line, calls, following))
+
+    def _clean_root(self) -> None:
+        """Keep the root valid: every look at the queue begins there, and ``take`` relies on it."""
+        while self._heap and not _is_valid(self._heap[0]):
+            heapq.heappop(self._heap)
 
     def _enter(self, line: _Line[T]) -> None:
         if len(self._heap) + len(self._lines) >= self._tidy_above:
