@@ -21,19 +21,15 @@ from app.domain.errors import (
     Retry,
     TokenBudgetError,
     UpstreamError,
-    UpstreamKind,
 )
 from app.domain.estimate import estimate_tokens
 from app.domain.ports import Clock, Journal, ModelCaller
+from app.domain.retries import FREE_REFUSALS
 from app.domain.run import CallRecord, CallState
 
 TRIES_MAX = 6
 """Accounts tried for one call."""
 RETRIES_MIN = 3
-FREE_REFUSALS = frozenset(
-    {UpstreamKind.DEAD_KEY, UpstreamKind.MODEL_MISSING, UpstreamKind.MINUTE_LIMIT, UpstreamKind.DAY_LIMIT}
-)
-"""Failures that bought nothing and that the account's own state keeps from happening again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
