@@ -33,6 +33,19 @@ from app.providers.wire import (
 VERSION = "2023-06-01"
 _URL = "https://api.anthropic.com"
 _RESERVED = frozenset(("max_tokens", "system"))
+_EXTRA = frozenset(
+    (
+        "cache_control",
+        "container",
+        "inference_geo",
+        "output_config",
+        "service_tier",
+        "speed",
+        "thinking",
+        "top_k",
+    )
+)
+"""Fields beyond our own that Messages takes without a beta header; it refuses all others."""
 
 _BUDGET_MODELS = re.compile(r"claude-3|claude-(opus|sonnet|haiku)-4(-[015])?(-\d{8})?$")
 """Models of before adaptive thinking: they take a budget in tokens instead of an effort."""
@@ -117,7 +130,9 @@ class AnthropicWire:
         if system:
             body["system"] = "\n\n".join(system)
         return WireCall(
-            url=f"{self._url}/messages", headers=self._headers, body=with_extra(body, request, reserved=_RESERVED)
+            url=f"{self._url}/messages",
+            headers=self._headers,
+            body=with_extra(body, request, reserved=_RESERVED, known=_EXTRA, provider=self.provider),
         )
 
     def decode(self, body: Json, request: ChatRequest) -> ChatResult:
@@ -188,10 +203,7 @@ def _blocks(message: Message, where: str, strip_reasoning: bool) -> list[Json]:
     blocks: list[Json] = []
     if message.role is Role.ASSISTANT and not strip_reasoning:
         blocks += thinking_blocks(message.reasoning, message.reasoning_signature)
-    # The API refuses blocks of nothing but blanks.
-    if message.text.strip():
-        blocks.append({"type": "text", "text": message.text})
-    blocks += [_image(image) for image in message.images]
+    blocks += _pieces(message)
     for position, call in enumerate(message.tool_calls):
         blocks.append(_tool_use(call, f"{where}.tool_calls[{position}]"))
     if not blocks:
@@ -199,15 +211,21 @@ def _blocks(message: Message, where: str, strip_reasoning: bool) -> list[Json]:
     return blocks
 
 
+def _pieces(message: Message) -> list[Json]:
+    """Return texts and images in order; the API refuses texts of nothing but blanks."""
+    return [
+        {"type": "text", "text": piece} if isinstance(piece, str) else _image(piece)
+        for piece in message.pieces()
+        if not isinstance(piece, str) or piece.strip()
+    ]
+
+
 def _tool_use(call: ToolCall, where: str) -> dict[str, Json]:
     return {"type": "tool_use", "id": _tool_id(call.id), "name": call.name, "input": tool_arguments(call, where)}
 
 
 def _tool_result(message: Message) -> dict[str, Json]:
-    content: Json = message.text
-    if message.images:
-        text: list[Json] = [{"type": "text", "text": message.text}] if message.text.strip() else []
-        content = [*text, *(_image(image) for image in message.images)]
+    content: Json = _pieces(message) if message.images or message.parts else message.text
     return {"type": "tool_result", "tool_use_id": _tool_id(message.tool_call_id or ""), "content": content}
 
 

@@ -31,6 +31,8 @@ from app.providers.wire import (
 
 _URL = "https://generativelanguage.googleapis.com"
 _RESERVED = frozenset(("contents", "systemInstruction", "model"))
+_EXTRA = frozenset(("cachedContent", "generationConfig", "safetySettings", "serviceTier", "toolConfig"))
+"""Fields beyond our own that generateContent takes; it refuses all others."""
 _MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
 
 _BUDGET_MODELS = re.compile(r"gemini-2\.5")
@@ -97,7 +99,7 @@ class GeminiWire:
             url=f"{self._url}/{_path(request.model)}:"
             + ("streamGenerateContent?alt=sse" if stream else "generateContent"),
             headers=self._headers,
-            body=with_extra(body, request, reserved=_RESERVED),
+            body=with_extra(body, request, reserved=_RESERVED, known=_EXTRA, provider=self.provider),
         )
 
     def decode(self, body: Json, request: ChatRequest) -> ChatResult:
@@ -175,14 +177,18 @@ def _contents(request: ChatRequest) -> list[Json]:
 
 def _parts(message: Message, where: str) -> list[Json]:
     parts: list[Json] = []
-    if message.text or not (message.images or message.tool_calls):
-        text: dict[str, Json] = {"text": message.text}
-        signature = message.reasoning_signature or ""
-        if signature.startswith(SIGNATURE_PREFIX):
-            text["thoughtSignature"] = signature.removeprefix(SIGNATURE_PREFIX)
-        parts.append(text)
-    for image in message.images:
-        parts.append({"inlineData": {"mimeType": image.media_type, "data": image.data_base64}})
+    signed: dict[str, Json] | None = None
+    for piece in message.pieces() or (() if message.tool_calls else ("",)):
+        part: dict[str, Json]
+        if isinstance(piece, str):
+            part = signed = {"text": piece}
+        else:
+            part = {"inlineData": {"mimeType": piece.media_type, "data": piece.data_base64}}
+        parts.append(part)
+    signature = message.reasoning_signature or ""
+    if signed is not None and signature.startswith(SIGNATURE_PREFIX):
+        # Where the model's own parts were joined, its signature stood on the last.
+        signed["thoughtSignature"] = signature.removeprefix(SIGNATURE_PREFIX)
     for position, call in enumerate(message.tool_calls):
         parts.append(_call(call, f"{where}.tool_calls[{position}]"))
     return parts

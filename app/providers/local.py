@@ -39,6 +39,38 @@ _JSON_SAMPLING: dict[str, Json] = {"temperature": 0.2}
 _TEXT_SAMPLING: dict[str, Json] = {"temperature": 0.3, "repeat_penalty": 1.1, "repeat_last_n": 64}
 
 
+_EXTRA = frozenset(
+    (
+        "cache_prompt",
+        "dry_allowed_length",
+        "dry_base",
+        "dry_multiplier",
+        "dry_penalty_last_n",
+        "dry_sequence_breakers",
+        "dynatemp_exponent",
+        "dynatemp_range",
+        "frequency_penalty",
+        "ignore_eos",
+        "logit_bias",
+        "min_keep",
+        "min_p",
+        "mirostat",
+        "mirostat_eta",
+        "mirostat_tau",
+        "presence_penalty",
+        "repeat_last_n",
+        "repeat_penalty",
+        "samplers",
+        "top_k",
+        "top_n_sigma",
+        "typical_p",
+        "xtc_probability",
+        "xtc_threshold",
+    )
+)
+"""llama.cpp's own sampling fields; it ignores in silence what it does not know, so we refuse it."""
+
+
 class Engine(Protocol):
     """What this adapter needs of ``LocalEngine``; its methods block."""
 
@@ -198,7 +230,8 @@ class LocalAdapter:
             "stop": list(request.stop) or None,
         }
         body |= {name: value for name, value in optional.items() if value is not None}
-        body = as_object(parse_json(with_extra(body, request)))
+        provider = self._account.provider.value
+        body = as_object(parse_json(with_extra(body, request, known=_EXTRA, provider=provider)))
         return {**(_TEXT_SAMPLING if free else _JSON_SAMPLING), **body}
 
     async def _complete(

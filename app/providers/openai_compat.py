@@ -46,6 +46,8 @@ class Dialect:
     user: str = "user"
     """Name of the field for the end user's id."""
     images: bool = True
+    text_parts: bool = False
+    """Several texts in a message stay apart; other servers may take one text only, and get lines."""
     structured: StructuredOutput = StructuredOutput.NONE
     """What to assume of a model that the model table does not know."""
     refused: frozenset[str] = frozenset()
@@ -60,6 +62,7 @@ OPENAI = Dialect(
     base_url="https://api.openai.com/v1",
     max_tokens="max_completion_tokens",
     user="safety_identifier",
+    text_parts=True,
     structured=StructuredOutput.SCHEMA,
     stream_options={"include_usage": True, "include_obfuscation": False},
 )
@@ -209,15 +212,17 @@ class OpenAIWire:
 
     def _message(self, message: Message, model: ModelInfo, thinking: bool) -> dict[str, Json]:
         wire: dict[str, Json] = {"role": message.role.value, "content": message.text}
-        if message.images:
-            text: list[Json] = [{"type": "text", "text": message.text}] if message.text else []
-            wire["content"] = [*text, *(_image(image) for image in message.images)]
+        if message.images or (message.parts and self._dialect.text_parts):
+            wire["content"] = [
+                {"type": "text", "text": piece} if isinstance(piece, str) else _image(piece)
+                for piece in message.pieces()
+            ]
         if message.name is not None and message.role is not Role.TOOL:
             wire["name"] = message.name
         if message.tool_call_id is not None:
             wire["tool_call_id"] = message.tool_call_id
         if message.tool_calls:
-            wire["content"] = message.text or None
+            wire["content"] = wire["content"] or None
             wire["tool_calls"] = [
                 {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
                 for call in message.tool_calls
@@ -317,5 +322,9 @@ def _add_instruction(messages: list[Json], instruction: str) -> None:
         messages.insert(0, {"role": Role.SYSTEM.value, "content": instruction})
         return
     system = as_object(messages[leading])
+    parts = as_list(system.get("content"))
+    if parts:
+        system["content"] = [*parts, {"type": "text", "text": instruction}]
+        return
     text = find_text(system.get("content"))
     system["content"] = f"{text}\n\n{instruction}" if text else instruction

@@ -21,6 +21,8 @@ from app.providers.payload import dump_json, parse_json
 from app.providers.sse import SseEvent
 
 _KEY = re.compile(r"[!-~]+")
+_NEUTRAL = {"frequency_penalty": ("0", "0.0"), "presence_penalty": ("0", "0.0"), "logit_bias": ("{}",)}
+"""Extra fields that ask for what every provider does anyway; many clients always send them."""
 _PLAIN_CHARS_PER_TOKEN = 4.0
 """The ratio that ``app/domain/estimate`` is made for."""
 
@@ -156,13 +158,30 @@ def tool_arguments(call: ToolCall, where: str) -> dict[str, Json]:
     return value
 
 
-def with_extra(body: dict[str, Json], request: ChatRequest, *, reserved: frozenset[str] = frozenset()) -> bytes:
+def with_extra(
+    body: dict[str, Json],
+    request: ChatRequest,
+    *,
+    reserved: frozenset[str] = frozenset(),
+    known: frozenset[str] | None = None,
+    provider: str = "",
+) -> bytes:
     """Return the body as bytes, provider-specific fields added; objects merge one level deep.
 
+    Args:
+        body: What the request means to the provider so far.
+        request: Whose extra fields are added.
+        reserved: Names that may not be added because the request has its own field for them.
+        known: Names that the provider takes; others are refused. None takes all: compatible servers differ.
+        provider: For refusals.
+
     Raises:
-        RequestError: a field is no JSON, or already means something in the request.
+        RequestError: a field is no JSON, already means something in the request, or means nothing to the provider.
     """
     for name, text in request.extra:
+        if known is not None and name not in known:
+            refuse({name: text not in _NEUTRAL.get(name, ())}, provider)
+            continue
         try:
             value = parse_json(text)
         except ValueError:
@@ -172,7 +191,11 @@ def with_extra(body: dict[str, Json], request: ChatRequest, *, reserved: frozens
         if clash or (isinstance(old, dict) and isinstance(value, dict) and old.keys() & value.keys()):
             raise RequestError(f"extra field {name!r} contradicts the request", param=name)
         body[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
-    return dump_json(body).encode()
+    try:
+        return dump_json(body).encode()
+    except TypeError:
+        # The serialiser ends at 254 levels; the reader of the client's body allows more.
+        raise RequestError("the request is nested too deeply", param="messages", remedy="use fewer levels") from None
 
 
 def schema_instruction(request: ChatRequest) -> str | None:

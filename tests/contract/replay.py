@@ -66,6 +66,7 @@ def _message(fields: dict[str, Any]) -> Message:
     fields = dict(fields)
     fields["role"] = Role(fields["role"])
     fields["images"] = tuple(ImagePart(**image) for image in fields.get("images", ()))
+    fields["parts"] = tuple(part if isinstance(part, str) else ImagePart(**part) for part in fields.get("parts", ()))
     fields["tool_calls"] = tuple(ToolCall(**call) for call in fields.get("tool_calls", ()))
     return Message(**fields)
 

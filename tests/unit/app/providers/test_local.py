@@ -161,6 +161,8 @@ async def test_request_overrides_the_default_sampling() -> None:
         ({"messages": ()}, "messages"),
         ({"messages": (Message(role=Role.USER, images=(ImagePart(url="https://x"),)),)}, "messages[0].images"),
         ({"messages": (Message(role=Role.TOOL, tool_call_id="c"),)}, "messages[0].role"),
+        ({"extra": (("store", "true"),)}, "store"),
+        ({"extra": (("n_probs", "3"),)}, "n_probs"),
     ],
 )
 async def test_what_the_model_cannot_do_is_refused_by_name(fields: dict[str, object], param: str) -> None:
