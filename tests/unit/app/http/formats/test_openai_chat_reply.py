@@ -200,14 +200,44 @@ def test_stream_of_several_choices_gives_each_its_role_and_reason() -> None:
     assert "".join(c.delta.content or "" for c in seen if c.index == 0) == "ac"
 
 
-def _sdk_stream(data: bytes) -> Any:
-    """Return what the SDK's client makes of ``data``, served by a transport in memory."""
-    transport = httpx.MockTransport(
-        lambda _request: httpx.Response(200, headers={"content-type": "text/event-stream"}, content=data)
-    )
+def _client(response: httpx.Response) -> Any:
+    """Return the SDK's client, whose every request is answered with ``response`` from memory."""
+    transport = httpx.MockTransport(lambda _request: response)
     return openai.OpenAI(
         api_key="k", base_url="http://t/v1", http_client=httpx.Client(transport=transport), max_retries=0
-    ).chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}], stream=True)
+    )
+
+
+def _streaming(data: bytes) -> Any:
+    return _client(httpx.Response(200, headers={"content-type": "text/event-stream"}, content=data))
+
+
+def test_sdk_puts_a_streamed_answer_together_as_it_was() -> None:
+    """The SDK's own accumulator, which is strict about indices, must end with the whole answer."""
+    data = wire(
+        [
+            ChatDelta(text="Let me see."),
+            ChatDelta(tool_index=0, tool_id="c1", tool_name="weather", tool_arguments='{"city"'),
+            ChatDelta(tool_index=0, tool_arguments=':"Hue"}'),
+            ChatDelta(tool_index=1, tool_id="c2", tool_name="now", tool_arguments="{}"),
+            ChatDelta(finish_reason=FinishReason.TOOL_CALLS, usage=USAGE),
+        ]
+    )
+
+    with _streaming(data).chat.completions.stream(model="m", messages=[{"role": "user", "content": "x"}]) as stream:
+        final = stream.get_final_completion()
+
+    (choice,) = final.choices
+    assert (choice.message.content, choice.finish_reason) == ("Let me see.", "tool_calls")
+    assert [(call.id, call.function.name, call.function.arguments) for call in choice.message.tool_calls] == [
+        ("c1", "weather", '{"city":"Hue"}'),
+        ("c2", "now", "{}"),
+    ]
+    assert final.usage.total_tokens == 17
+
+
+def _ask(client: Any) -> Any:
+    return client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}], stream=True)
 
 
 def test_broken_stream_raises_in_the_sdk_and_has_no_end_mark() -> None:
@@ -219,7 +249,7 @@ def test_broken_stream_raises_in_the_sdk_and_has_no_end_mark() -> None:
     assert b"[DONE]" not in data
     seen: list[str] = []
     with pytest.raises(openai.APIError, match="it broke"):
-        seen.extend(chunk.choices[0].delta.content for chunk in _sdk_stream(data))
+        seen.extend(chunk.choices[0].delta.content for chunk in _ask(_streaming(data)))
     assert seen == ["", "Hal"]
     assert events(data)[-1] == body
 
@@ -252,13 +282,9 @@ def test_error_becomes_the_sdks_own_exception(
 ) -> None:
     """Programs written for OpenAI catch by class and look at ``type``, ``code`` and ``param``."""
     body = FORMAT.error(status, kind, "so it is", param=param, request_id="r1")
-    transport = httpx.MockTransport(lambda _request: httpx.Response(status, json=body))
-    client = openai.OpenAI(
-        api_key="k", base_url="http://t/v1", http_client=httpx.Client(transport=transport), max_retries=0
-    )
 
     with pytest.raises(openai.APIStatusError) as caught:
-        client.models.list()
+        _client(httpx.Response(status, json=body)).models.list()
 
     error = caught.value
     assert (type(error), error.type, error.code) == expected
