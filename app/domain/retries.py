@@ -90,12 +90,14 @@ class Tries:
     attempts: int
     """Tries made, the failed one included; at least 1."""
     tried_accounts: Sequence[str]
+    """In order; the last one is the one that failed just now."""
     able_accounts: Sequence[str]
     """Accounts that could serve it now or soon: known, alive, not cooling for longer than the request may wait."""
     left_s: float
     """Until the request's deadline, in seconds."""
     answer_begun: bool = False
     """Whether the client has seen a byte of an answer."""
+    attempts_max: int = ATTEMPTS_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +141,7 @@ def next_step(error: GatewayError, tries: Tries, budget: RetryBudget, now_ns: in
         return GiveUp(reason="the same request fails again")
     if tries.answer_begun:
         return GiveUp(reason="the client has part of an answer")
-    if tries.attempts >= ATTEMPTS_MAX:
+    if tries.attempts >= tries.attempts_max:
         return GiveUp(reason=f"{tries.attempts} tries failed")
     if tries.left_s <= 0:
         return GiveUp(reason="the deadline is over")
@@ -160,7 +162,7 @@ def _where(error: UpstreamError, tries: Tries, random: float) -> Step:
         return Elsewhere(avoid=_fault(error))
     if error.kind in ACCOUNT_BOUND or error.kind is UpstreamKind.TOO_LONG:
         return GiveUp(reason="no other account can serve it")
-    if error.account not in tries.able_accounts:
+    if tries.tried_accounts[-1] not in tries.able_accounts:
         return GiveUp(reason="no account can serve it in time")
     pause_s = full_jitter(tries.attempts, BASE_S, CAP_S, random)
     if error.retry_after_s is not None:
