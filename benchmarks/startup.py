@@ -30,7 +30,7 @@ from app.domain.chat import Json
 from benchmarks import processes, report, stage
 from tests.fakes import pool, scripted
 
-RUNS = 4
+RUNS = 3
 PATIENCE_S = 120.0
 PORTS = range(20_000, 30_000)
 BARE = """
