@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from actors.handles import StoreHandle
 from app.domain.account_state import AccountBook, Ending
 from app.domain.accounts import AccountSpec, ModelInfo
 from app.domain.calls import Admission, CallOrder, CallOutcome, Collected
-from app.domain.chat import ChatRequest, ChatResult, Message, Role
+from app.domain.chat import ChatDelta, ChatRequest, ChatResult, Message, Role
 from app.domain.errors import (
     CapacityError,
     DeadlineError,
@@ -34,6 +34,7 @@ from app.domain.errors import (
     UpstreamError,
     UpstreamKind,
 )
+from app.domain.hosting import CALLERS_HOST
 from app.domain.leases import Bundle, Exchange, Exchanged
 from app.domain.limiter_state import LimiterState, SavedLimiter
 from app.domain.load import LoadRow
@@ -72,12 +73,13 @@ class AccountHost:
     Args:
         host: This actor's name.
         store: Where limiter states are kept.
-        adapters: Makes the provider adapter of an account.
+        adapters: Makes the provider adapter of an account; None where nothing is ever called from here (the callers'
+            own limits).
 
     Not thread-safe: the actor's event loop is the lock.
     """
 
-    def __init__(self, host: str, store: LimiterStore, adapters: AdapterFactory) -> None:
+    def __init__(self, host: str, store: LimiterStore, adapters: AdapterFactory | None) -> None:
         self._host = host
         self._store = store
         self._make_adapter = adapters
@@ -138,7 +140,7 @@ class AccountHost:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(mailbox.filled.wait(), wait_s)
         outcomes, mailbox.outcomes = mailbox.outcomes, []
-        return Collected(incarnation=self._incarnation, outcomes=outcomes)
+        return Collected(incarnation=self._incarnation, outcomes=tuple(outcomes))
 
     async def exchange(self, message: Exchange) -> Exchanged:
         """Take what a holder of permits reports and grant what it wishes (``leases``)."""
@@ -148,7 +150,8 @@ class AccountHost:
         if self._office.epoch != epoch:
             self._refused.set()
             self._refused = asyncio.Event()
-        moved.update((wish.account, wish.model) for wish in (*message.wishes, *message.bundles))
+        moved.update((wish.account, wish.model) for wish in message.wishes)
+        moved.update((wish.account, wish.model) for wish in message.bundles)
         rows = [self._book.row(account, model, now_ns) for account, model in moved]
         return self._exchanged(admissions, bundles, [row for row in rows if row is not None])
 
@@ -158,6 +161,25 @@ class AccountHost:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._refused.wait(), wait_s)
         return self._exchanged((), (), self._rows())
+
+    async def chat(self, account: str, request: ChatRequest, timeout_s: float) -> ChatResult:
+        """Make a call for the holder of a permit that cannot make it itself; ``request.model`` is the upstream's."""
+        return await self._adapter(account).chat_completion(request, timeout_s=timeout_s)
+
+    async def chat_stream(
+        self, account: str, request: ChatRequest, timeout_s: float
+    ) -> AsyncGenerator[ChatDelta, None]:
+        """Stream the like."""
+        deltas = self._adapter(account).chat_completion_stream(request, timeout_s=timeout_s, idle_timeout_s=timeout_s)
+        async with contextlib.aclosing(deltas):
+            async for delta in deltas:
+                yield delta
+
+    def _adapter(self, account: str) -> ProviderAdapter:
+        try:
+            return self._adapters[account][1]
+        except KeyError:
+            raise UpstreamError(f"{account} is not here any more", kind=UpstreamKind.CONNECTION) from None
 
     async def cancel(self, owner: str, call_ids: Sequence[str]) -> None:
         """Stop these calls; unknown ones are ignored and no outcome is delivered."""
@@ -212,7 +234,7 @@ class AccountHost:
             for task in late:
                 task.cancel()
         until_s = time.monotonic() + timeout_s
-        while self._office.held and time.monotonic() < until_s:
+        while self._office.held and time.monotonic() < until_s:  # noqa: ASYNC110  other processes are waited for
             await asyncio.sleep(DRAIN_LOOK_S)  # their holders report, or the time is over
         if self._saver is not None:
             self._saver.cancel()
@@ -325,6 +347,8 @@ class AccountHost:
         return self._book.rows(time.monotonic_ns(), time.time_ns())
 
     async def _refresh_adapter(self, account: AccountSpec, models: Sequence[ModelInfo]) -> None:
+        if self._make_adapter is None:
+            return
         known = self._adapters.get(account.name)
         if known is not None and _same_upstream(known[0], account):
             self._adapters[account.name] = (account, known[1])
@@ -348,9 +372,9 @@ class AccountHost:
         return Exchanged(
             incarnation=self._incarnation,
             epoch=self._office.epoch,
-            admissions=admissions,
-            bundles=bundles,
-            rows=rows,
+            admissions=tuple(admissions),
+            bundles=tuple(bundles),
+            rows=tuple(rows),
         )
 
     async def _keep_saving(self) -> None:
@@ -387,7 +411,7 @@ class AccountActor(AccountHost):
         # Here, not above: the directory names this class without needing the providers' libraries.
         from app.providers.registry import create
 
-        super().__init__(host, StoreHandle(namespace), create)
+        super().__init__(host, StoreHandle(namespace), create if host != CALLERS_HOST else None)
 
 
 async def _sleep_until(start_ns: int) -> None:

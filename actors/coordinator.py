@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import uuid
 from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
+from actors.clock import SystemClock
 from actors.handles import DirectoryHandle, HostHandles, StoreHandle
 from app.domain.accounts import Orchestra
 from app.domain.errors import CapacityError, ConflictError, GatewayError, RequestError
@@ -35,18 +35,6 @@ KNOWN_WAIT_S = 30.0
 """How long a first request waits for the configuration of a cluster that is just starting."""
 
 _log = logging.getLogger(__name__)
-
-
-class SystemClock:
-    """The machine's clock."""
-
-    def monotonic_ns(self) -> int:
-        """Nanoseconds that never go back."""
-        return time.monotonic_ns()
-
-    def wall_s(self) -> float:
-        """Seconds since the epoch."""
-        return time.time()
 
 
 class Coordinator:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from app import settings
 from app.domain.accounts import AccountSpec, ModelInfo, Orchestra
 from app.domain.errors import ConfigurationError, GatewayError, InternalError
-from app.domain.hosting import Snapshot, assign_hosts
+from app.domain.hosting import CALLERS_HOST, Snapshot, assign_hosts
 from app.domain.load import LoadRow
 from app.domain.views import AccountView, LiveCheck, ReloadReport
 
@@ -142,7 +142,7 @@ class Directory:
     async def views(self) -> list[AccountView]:
         """Return a row per (account, model), accounts that are starting included."""
         orchestra = self._orchestra
-        answers = await asyncio.gather(*(self._views_of(host) for host in self._hosts.values()))
+        answers = await asyncio.gather(*(self._views_of(host) for host in self._account_hosts()))
         order = {account.name: index for index, account in enumerate(orchestra.accounts)} if orchestra else {}
         rows = [row for rows in answers for row in rows]
         return sorted(rows, key=lambda row: (order.get(row.account, len(order)), row.model))
@@ -166,7 +166,7 @@ class Directory:
                         message=error.message,
                     )
 
-        pairs = [(host, account) for host in self._hosts.values() for account in host.accounts]
+        pairs = [(host, account) for host in self._account_hosts() for account in host.accounts]
         return list(await asyncio.gather(*(check(host, account) for host, account in pairs)))
 
     async def ready(self) -> dict[str, str]:
@@ -185,6 +185,9 @@ class Directory:
         await asyncio.gather(
             *(self._clients.drain(host.name, timeout_s) for host in self._hosts.values()), return_exceptions=True
         )
+
+    def _account_hosts(self) -> list[_Host]:
+        return [host for host in self._hosts.values() if host.name != CALLERS_HOST]
 
     def _snapshot(self) -> Snapshot:
         serving = [host for host in self._hosts.values() if not host.problem]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError, TaskCancelledError
 
 from app.domain.calls import Admission, CallOrder, Collected
+from app.domain.chat import ChatDelta, ChatRequest, ChatResult
 from app.domain.errors import CancelledError, DeadlineError, GatewayError, InternalError
 from app.domain.hosting import Snapshot
 from app.domain.leases import Exchange, Exchanged
@@ -111,7 +112,7 @@ class ActorHandle:
         """Call ``method`` and await its answer; errors as ``handles.ask``."""
         until_s = time.monotonic() + self._patience_s
         while True:
-            actor = await self._found()
+            actor = await self.found()
             try:
                 return await ask(getattr(actor, method).remote(*arguments), of=self.name, timeout_s=timeout_s)
             except ActorGoneError:
@@ -120,7 +121,7 @@ class ActorHandle:
                     raise
                 await asyncio.sleep(RESTART_PAUSE_S)
 
-    async def _found(self) -> Any:
+    async def found(self) -> Any:
         if self._actor is None:
             try:
                 self._actor = await asyncio.to_thread(ray.get_actor, self.name, self.namespace)
@@ -245,6 +246,24 @@ class HostHandles:
     async def watch(self, host: str, epoch: int, wait_s: float) -> Exchanged:
         answer = await self._host(host).ask("watch", epoch, wait_s, timeout_s=wait_s + CONTROL_TIMEOUT_S)
         return cast("Exchanged", answer)
+
+    async def chat(self, host: str, account: str, request: ChatRequest, timeout_s: float) -> ChatResult:
+        answer = await self._host(host).ask("chat", account, request, timeout_s, timeout_s=timeout_s + SUBMIT_TIMEOUT_S)
+        return cast("ChatResult", answer)
+
+    async def chat_stream(
+        self, host: str, account: str, request: ChatRequest, timeout_s: float
+    ) -> AsyncGenerator[ChatDelta, None]:
+        """Stream an answer out of the account's actor; closing the generator stops it there."""
+        actor = await self._host(host).found()
+        references = actor.chat_stream.remote(account, request, timeout_s)
+        try:
+            async for reference in references:
+                yield cast("ChatDelta", await reference)
+        except (RayError, GatewayError) as error:
+            raise translate(error, of=host) from None
+        finally:
+            ray.cancel(references)
 
     async def cancel(self, host: str, owner: str, call_ids: Sequence[str]) -> None:
         await self._host(host).ask("cancel", owner, list(call_ids), timeout_s=SUBMIT_TIMEOUT_S)

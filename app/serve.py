@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import HTTPOptions, ProxyLocation
@@ -22,6 +23,7 @@ from ray.serve.schema import LoggingConfig
 
 from actors import bootstrap, cluster
 from actors.handles import DeskHandle, DirectoryHandle
+from actors.lease import OneLease
 from app import settings
 from app.domain.accounts import Orchestra
 from app.domain.errors import GatewayError
@@ -45,7 +47,11 @@ def door(namespace: str) -> type[Any]:
     """Return the Serve deployment class whose replicas answer HTTP for the actors in ``namespace``."""
 
     # A builder, not an application: a FastAPI application does not survive pickling.
-    @serve.ingress(lambda: build_app(lambda: DeskHandle(namespace), version=version("tutti")))
+    def build_door() -> FastAPI:
+        lease = OneLease(namespace)
+        return build_app(lambda: DeskHandle(namespace), version=version("tutti"), gateway=lease.gateway)
+
+    @serve.ingress(build_door)
     class Door:
         """One HTTP replica; keeps nothing that is not elsewhere, so any number may run and any may die."""
 

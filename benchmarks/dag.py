@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors import cluster
-from actors.coordinator import SystemClock
+from actors.clock import SystemClock
 from app.domain.calls import ModelCall
 from app.domain.chat import Json, Usage
 from app.domain.errors import UpstreamError

@@ -18,7 +18,7 @@ import httpx
 import yaml
 
 from actors import bootstrap
-from actors.coordinator import SystemClock
+from actors.clock import SystemClock
 from actors.handles import DirectoryHandle, HostHandles, StoreHandle
 from app import settings
 from app.domain.accounts import Orchestra

@@ -5,7 +5,6 @@ Everything here crosses an actor border: frozen, plain, picklable.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -98,7 +97,7 @@ class Collected:
     """Outcomes that waited at an account actor, and which of its lives says so."""
 
     incarnation: str
-    outcomes: Sequence[CallOutcome]
+    outcomes: tuple[CallOutcome, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,9 @@
     │   ├── ConfigurationError  the operator must change the configuration
     │   ├── NotFoundError       no such run, account or model
     │   ├── ConflictError       the thing is not in a state that allows this
-    │   └── TokenBudgetError    the run's own ceiling of tokens leaves no room for this call
+    │   ├── TokenBudgetError    the run's own ceiling of tokens leaves no room for this call
+    │   ├── AccessError         no valid key, or one that may not do this
+    │   └── QuotaError          the caller's own limit is used up (.limit, .retry_after_s)
     ├── UpstreamError           a provider failed (.account, .kind)           by kind
     │   └── CallLostError       the account's actor died during the call; billed or not is unknown
     └── InternalError           we failed                                     Retry.LATER
@@ -126,6 +128,31 @@ class ConflictError(RequestError):
 
 class TokenBudgetError(RequestError):
     """The run's own ceiling of tokens leaves no room for this call."""
+
+
+class AccessError(RequestError):
+    """No valid key (``known`` is False), or one that may not do this."""
+
+    def __init__(self, message: str, *, known: bool, param: str | None = None, remedy: str | None = None) -> None:
+        super().__init__(message, param=param, remedy=remedy)
+        self.known = known
+
+
+class QuotaError(RequestError):
+    """The caller's own limit is used up.
+
+    Args:
+        message: Which, and what to do.
+        limit: Its name: rpm, tpm, concurrency…
+        retry_after_s: When it allows the call, in seconds; None where it never does.
+    """
+
+    retry = Retry.LATER
+
+    def __init__(self, message: str, *, limit: str, retry_after_s: float | None, remedy: str | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.limit = limit
+        self.retry_after_s = retry_after_s
 
 
 class UpstreamError(GatewayError):

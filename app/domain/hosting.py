@@ -6,8 +6,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from app.domain.accounts import AccountSpec, Orchestra
+from app.domain.accounts import AccountSpec, Orchestra, Provider
 from app.domain.load import LoadRow
+
+CALLERS_HOST = "callers"
+"""The actor of the callers' own limits: an account host whose "accounts" are the callers."""
+CALLERS_MODEL = "*"
+"""A caller's limits hold over all models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +32,32 @@ def assign_hosts(
     """Return which actor hosts which accounts.
 
     Accounts of one limiter scope always share an actor; at most ``accounts_per_actor`` accounts (or one scope) share
-    one. An account that already has a host keeps it, so that a reload moves nobody.
+    one. An account that already has a host keeps it, so that a reload moves nobody. Callers with limits have one host.
     """
+    return {**_account_hosts(orchestra, current), **_callers_host(orchestra)}
+
+
+def caller_account(name: str) -> str:
+    """Return the name under which a caller's limits are kept; no account has a colon in its name."""
+    return f"caller:{name}"
+
+
+def _callers_host(orchestra: Orchestra) -> dict[str, tuple[AccountSpec, ...]]:
+    accounts = tuple(
+        AccountSpec(
+            name=caller_account(spec.caller.name),
+            provider=Provider.CUSTOM,
+            models=((CALLERS_MODEL, CALLERS_MODEL),),
+            limits=((CALLERS_MODEL, spec.caller.limits),),
+        )
+        for spec in orchestra.callers
+    )
+    return {CALLERS_HOST: accounts} if accounts else {}
+
+
+def _account_hosts(
+    orchestra: Orchestra, current: Mapping[str, tuple[AccountSpec, ...]]
+) -> dict[str, tuple[AccountSpec, ...]]:
     scopes: dict[str, list[AccountSpec]] = {}
     for account in orchestra.accounts:
         scopes.setdefault(account.scope, []).append(account)

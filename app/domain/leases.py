@@ -8,8 +8,7 @@ ask at all. Everything here crosses actor borders: frozen, plain, picklable.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from app.domain.calls import Admission
@@ -80,9 +79,9 @@ class Exchange:
     """Everything that a holder has to say to one host, in one message."""
 
     owner: str
-    reports: Sequence[PermitReport] = ()
-    wishes: Sequence[PermitWish] = ()
-    bundles: Sequence[BundleWish] = ()
+    reports: tuple[PermitReport, ...] = ()
+    wishes: tuple[PermitWish, ...] = ()
+    bundles: tuple[BundleWish, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +92,8 @@ class Exchanged:
     """Another one than before: permits of the earlier life are known to nobody any more."""
     epoch: int
     """Grows when spare permits must not be used any more: a provider refused, a key died."""
-    admissions: Sequence[Admission] = ()
+    admissions: tuple[Admission, ...] = ()
     """One per wish, in order."""
-    bundles: Sequence[Bundle] = ()
-    rows: Sequence[LoadRow] = field(default=())
+    bundles: tuple[Bundle, ...] = ()
+    rows: tuple[LoadRow, ...] = ()
     """Fresh load of what was touched."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
 
 from app.domain.accounts import Orchestra
 from app.domain.calls import Admission, CallAnswer, CallOrder, Collected, ModelCall
+from app.domain.chat import ChatDelta, ChatRequest, ChatResult
+from app.domain.gateway import EmbeddingRequest, EmbeddingResult
 from app.domain.leases import Exchange, Exchanged
 from app.domain.load import LoadRow
 from app.domain.plan import Plan
@@ -58,6 +60,34 @@ class AccountHosts(Protocol):
 
     async def cancel(self, host: str, owner: str, call_ids: Sequence[str]) -> None:
         """Stop these calls; their outcomes are not delivered. Unknown ids are ignored."""
+
+
+class Upstream(Protocol):
+    """One account as its provider's adapter offers it (``app/providers/base.ProviderAdapter``)."""
+
+    async def chat_completion(self, request: ChatRequest, *, timeout_s: float) -> ChatResult:
+        """Return the whole answer; raises RequestError (nothing was sent) or UpstreamError."""
+
+    def chat_completion_stream(
+        self, request: ChatRequest, *, timeout_s: float, idle_timeout_s: float
+    ) -> AsyncGenerator[ChatDelta, None]:
+        """Stream the answer; the last delta carries finish reason and usage. Errors as above, at any step."""
+
+    async def embed(self, request: EmbeddingRequest, *, timeout_s: float) -> EmbeddingResult:
+        """Return the vectors; errors as above."""
+
+
+class Upstreams(Protocol):
+    """The adapters of all accounts, for whoever holds permits; implemented by ``actors/lease``."""
+
+    def of(self, account: str) -> Upstream:
+        """Return the account's adapter; raises KeyError where there is no such account any more."""
+
+    def name(self, account: str, model: str) -> str:
+        """Return the provider's own name of public ``model``."""
+
+    def provider(self, account: str) -> str:
+        """Return the account's provider; empty where there is no such account any more."""
 
 
 class PermitHosts(Protocol):

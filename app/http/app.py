@@ -11,6 +11,8 @@ from fastapi import FastAPI
 
 from app.domain.ports import Desk
 from app.http import errors, health, operations, projects
+from app.http.gateway.door import GatewayFactory
+from app.http.gateway.mount import mount
 from app.http.limits import HttpLimits
 
 DESCRIPTION = """Tutti takes a project request, plans it as a graph of tasks, plays them on all the LLM accounts it has,
@@ -19,12 +21,19 @@ judges every result and merges them into one answer.
 Every error has the shape `{"error": {"type", "message", "param", "remedy"}}`."""
 
 
-def build_app(desk_factory: Callable[[], Desk], *, version: str, limits: HttpLimits | None = None) -> FastAPI:
+def build_app(
+    desk_factory: Callable[[], Desk],
+    *,
+    version: str,
+    gateway: GatewayFactory | None = None,
+    limits: HttpLimits | None = None,
+) -> FastAPI:
     """Build the app.
 
     Args:
         desk_factory: Called once, at the first request, on the app's event loop.
         version: What /healthz and the OpenAPI document say.
+        gateway: Gives the gateway of this process; None leaves its routes out.
         limits: Bounds of what is let in.
 
     The app does not pickle: FastAPI keeps a lock in it, and Starlette's state cannot be loaded again. Ray Serve takes a
@@ -36,6 +45,8 @@ def build_app(desk_factory: Callable[[], Desk], *, version: str, limits: HttpLim
     errors.install(app)
     for router in (projects.router, operations.router, health.router):
         app.include_router(router)
+    if gateway is not None:
+        mount(app, gateway)
     return app
 
 

@@ -124,7 +124,6 @@ class GeminiWire:
 def _refuse(request: ChatRequest, provider: str) -> None:
     refuse(
         {
-            "user": request.user is not None,
             "parallel_tool_calls": request.parallel_tool_calls is False,
             **{f"tools[{index}].strict": bool(tool.strict) for index, tool in enumerate(request.tools)},
             **{
@@ -215,6 +214,8 @@ def _response(message: Message, names: dict[str, str], where: str) -> dict[str, 
     except ValueError:
         value = message.text
     response: Json = value if isinstance(value, dict) else {"result": value}
+    if message.is_error:
+        response = {"error": value}
     return {"functionResponse": {"id": message.tool_call_id, "name": name, "response": response}}
 
 

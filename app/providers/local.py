@@ -303,7 +303,6 @@ def _refuse(request: ChatRequest, provider: str) -> None:
         {
             "tools": bool(request.tools),
             "n": request.choices > 1,
-            "user": request.user is not None,
             "reasoning_effort": request.reasoning_effort not in (None, "none"),
             **{f"messages[{index}].images": bool(message.images) for index, message in messages},
             **{f"messages[{index}].tool_calls": bool(message.tool_calls) for index, message in messages},

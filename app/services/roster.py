@@ -45,6 +45,10 @@ class SnapshotRoster:
         """Return the actor that hosts ``account``; None while it is being created or drained."""
         return self._hosts.get(account)
 
+    def row(self, account: str, model: str) -> LoadRow | None:
+        """Return the last known load of one (account, model)."""
+        return self._rows.get((account, model))
+
     def load(self) -> Sequence[LoadRow]:
         """Return the last known load of every (account, model) that is being served."""
         return list(self._rows.values())

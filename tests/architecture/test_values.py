@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from app.domain import errors
 from tests.architecture.any_value import values_of
 
-MODULES = ("chat", "accounts", "plan", "run", "calls", "views", "limits", "load")
+MODULES = ("chat", "accounts", "plan", "run", "calls", "views", "limits", "load", "leases", "gateway", "callers")
 
 
 def value_classes() -> list[type[Any]]:

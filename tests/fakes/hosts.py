@@ -62,7 +62,7 @@ class FakeHosts:
         await self.held.wait()
         self._check(host)
         outcomes = [] if incarnation not in ("", self.incarnation) else [await self._box(host).get()]
-        return Collected(incarnation=self.incarnation, outcomes=outcomes)
+        return Collected(incarnation=self.incarnation, outcomes=tuple(outcomes))
 
     def reborn(self) -> None:
         """Die with every outcome that was not collected, and be back before anybody noticed."""

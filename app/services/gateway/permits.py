@@ -151,6 +151,14 @@ class PermitDesk:
                 return permit
         return await self._wait(want, timeout_s)
 
+    def is_able(self, account: str, model: str, *, within_s: float) -> bool:
+        """Tell whether that account serves that model now or within so many seconds, as far as known."""
+        now_ns = self._clock.monotonic_ns()
+        row = self._roster.row(account, model)
+        if row is None or row.state == "dead" or not self._is_reachable(account, model, now_ns):
+            return False
+        return max(row.cooldown_s, row.closed_s) - (now_ns / 1e9 - row.observed_at_s) <= within_s
+
     def report(self, permit: Permit, report: PermitReport) -> None:
         """Say what became of a permit; must be called exactly once for each."""
         slot = self._slots.of(permit.account, permit.model)

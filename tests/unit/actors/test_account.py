@@ -151,7 +151,7 @@ async def test_cancelling_reaches_the_provider_and_delivers_nothing(stage: Stage
     await asyncio.sleep(0.01)
 
     assert stage.adapter.cancelled == 1
-    assert (await stage.host.collect("o", 0.01)).outcomes == []
+    assert (await stage.host.collect("o", 0.01)).outcomes == ()
     stage.adapter.gate.set()
     (again,) = await stage.host.submit([an_order("c2")])
     assert again.admitted

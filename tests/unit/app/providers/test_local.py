@@ -157,7 +157,6 @@ async def test_request_overrides_the_default_sampling() -> None:
         ({"tools": (ToolSpec(name="t"),)}, "tools"),
         ({"choices": 2}, "n"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),
-        ({"user": "u"}, "user"),
         ({"messages": ()}, "messages"),
         ({"messages": (Message(role=Role.USER, images=(ImagePart(url="https://x"),)),)}, "messages[0].images"),
         ({"messages": (Message(role=Role.TOOL, tool_call_id="c"),)}, "messages[0].role"),

@@ -1,0 +1,213 @@
+"""The gateway's hot path: one ASGI function for every chat format, without a framework in between.
+
+Reads, asks the gateway, writes. A client that goes away takes its upstream call with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from app.domain.accounts import Orchestra
+from app.domain.callers import CallerIndex, index_callers
+from app.domain.chat import ChatDelta, Json
+from app.domain.errors import GatewayError
+from app.domain.gateway import AUTO, Caller
+from app.http.errors import HttpProblem
+from app.http.formats.base import AnswerStream, ClientFormat
+from app.http.gateway import reading
+from app.http.gateway.answer_headers import Headers, answer_headers, limit_headers
+from app.http.gateway.wire_errors import headers_of, message_of, problem_type, status_of
+from app.services.gateway.gateway import DEADLINE_S, ClientCall, Facts, Gateway
+
+KEEPALIVE_S = 10.0
+"""A stream that waits for an account says so this often: proxies cut silent connections."""
+KEEPALIVE = b": waiting for an account\n\n"
+JSON_TYPE = (b"content-type", b"application/json")
+STREAM_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
+STREAM_HEADERS = [STREAM_TYPE, (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
+
+logger = logging.getLogger("tutti.http")
+
+GatewayFactory = Callable[[], Awaitable[Gateway]]
+
+
+class Keys:
+    """The callers by key, for the configuration that holds. One per replica, shared by its doors."""
+
+    def __init__(self) -> None:
+        self._orchestra: Orchestra | None = None
+        self._index: CallerIndex = {}
+
+    def identify(self, headers: Mapping[bytes, bytes], orchestra: Orchestra) -> Caller:
+        """Return who calls; raises AccessError."""
+        if self._orchestra is not orchestra:
+            self._orchestra, self._index = orchestra, index_callers(orchestra.callers)
+        return reading.identify(headers, self._index)
+
+
+class ChatDoor:
+    """Serves one client format.
+
+    Args:
+        gateway: Gives the replica's gateway.
+        form: The wire format.
+        keys: Knows the callers.
+        auto: Whether a missing ``model`` means ``auto``.
+    """
+
+    def __init__(self, gateway: GatewayFactory, form: ClientFormat, keys: Keys, *, auto: bool = False) -> None:
+        self._gateway = gateway
+        self._form = form
+        self._keys = keys
+        self._auto = auto
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        began_s = time.perf_counter()
+        headers = reading.headers_by_name(scope)
+        request_id = uuid.uuid4().hex
+        try:
+            await self._serve(headers, receive, send, request_id, began_s)
+        except reading.ClientGoneError:
+            return
+        except GatewayError as error:
+            status, kind = status_of(error)
+            body = self._form.error(status, kind, message_of(error), param=error.param, request_id=request_id)
+            await _send_json(send, status, body, [_id_header(request_id), *headers_of(error, status)])
+        except HttpProblem as problem:
+            body = self._form.error(
+                problem.status, problem_type(problem), problem.message, param=problem.param, request_id=request_id
+            )
+            await _send_json(send, problem.status, body, [_id_header(request_id)])
+        except Exception:
+            logger.exception("request %s failed unexpectedly", request_id)
+            message = "Tutti failed unexpectedly; the server's log says more."
+            body = self._form.error(500, "internal_error", message, param=None, request_id=request_id)
+            await _send_json(send, 500, body, [_id_header(request_id)])
+
+    async def _serve(
+        self, headers: Mapping[bytes, bytes], receive: Receive, send: Send, request_id: str, began_s: float
+    ) -> None:
+        gateway = await self._gateway()
+        caller = self._keys.identify(headers, gateway.orchestra())
+        document = reading.parse_object(await reading.read_body(receive, headers))
+        if self._auto and not document.get("model"):
+            document["model"] = AUTO
+        asked = self._form.parse(document)
+        call = ClientCall(
+            request_id=request_id,
+            caller=caller,
+            asked=asked,
+            wish=reading.read_wish(headers),
+            deadline_s=reading.read_deadline_s(headers, DEADLINE_S),
+            may_cache=reading.may_cache(headers),
+        )
+        watcher = asyncio.create_task(_cancel_when_gone(receive, asyncio.current_task()))
+        try:
+            if asked.chat.stream:
+                await self._stream(gateway, call, send, began_s)
+            else:
+                result, facts = await gateway.complete(call)
+                body = self._form.render(result, asked, facts.served)
+                await _send_json(send, 200, body, self._headers(gateway, call, facts, began_s))
+        except asyncio.CancelledError:
+            if watcher.done():
+                raise reading.ClientGoneError from None
+            raise
+        finally:
+            watcher.cancel()
+
+    async def _stream(self, gateway: Gateway, call: ClientCall, send: Send, began_s: float) -> None:
+        opening = asyncio.ensure_future(gateway.stream(call))
+        started = False
+        try:
+            while not opening.done():
+                await asyncio.wait({opening}, timeout=KEEPALIVE_S)
+                if not opening.done():
+                    if not started:
+                        await _start(send, [*STREAM_HEADERS, _id_header(call.request_id)])
+                        started = True
+                    await _send_part(send, KEEPALIVE)
+        except asyncio.CancelledError:
+            opening.cancel()
+            with contextlib.suppress(asyncio.CancelledError, GatewayError):
+                deltas, _facts = await opening
+                await deltas.aclose()
+            raise
+        try:
+            deltas, facts = opening.result()
+        except GatewayError as error:
+            if not started:
+                raise
+            await _send_part(send, self._broken(error, call.request_id), more=False)
+            return
+        if not started:
+            await _start(send, [*STREAM_HEADERS, *self._headers(gateway, call, facts, began_s)])
+        await self._relay(send, deltas, self._form.stream(call.asked, facts.served), call.request_id)
+
+    async def _relay(
+        self, send: Send, deltas: AsyncGenerator[ChatDelta, None], writer: AnswerStream, request_id: str
+    ) -> None:
+        start = writer.start()
+        async with aclosing(deltas):
+            try:
+                async for delta in deltas:
+                    part = start + writer.feed(delta)
+                    start = b""
+                    if part:
+                        await send({"type": "http.response.body", "body": part, "more_body": True})
+            except GatewayError as error:
+                status, kind = status_of(error)
+                body = self._form.error(status, kind, message_of(error), param=error.param, request_id=request_id)
+                await _send_part(send, writer.fail(body), more=False)
+                return
+        await _send_part(send, writer.end(), more=False)
+
+    def _broken(self, error: GatewayError, request_id: str) -> bytes:
+        status, kind = status_of(error)
+        body = self._form.error(status, kind, message_of(error), param=error.param, request_id=request_id)
+        return b"event: error\ndata: %s\n\n" % orjson.dumps(body)
+
+    def _headers(self, gateway: Gateway, call: ClientCall, facts: Facts, began_s: float) -> Headers:
+        ours_s = time.perf_counter() - began_s - facts.upstream_s
+        return [
+            _id_header(call.request_id),
+            *answer_headers(facts, ours_s),
+            *limit_headers(call.caller, gateway.limits(call.caller)),
+        ]
+
+
+async def _cancel_when_gone(receive: Receive, task: asyncio.Task[object] | None) -> None:
+    message = await receive()
+    while message["type"] != "http.disconnect":
+        message = await receive()
+    if task is not None:
+        task.cancel()
+
+
+async def _start(send: Send, headers: Headers) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+async def _send_part(send: Send, part: bytes, *, more: bool = True) -> None:
+    await send({"type": "http.response.body", "body": part, "more_body": more})
+
+
+async def _send_json(send: Send, status: int, body: Mapping[str, Json], headers: Headers) -> None:
+    content = orjson.dumps(body)
+    all_headers = [JSON_TYPE, (b"content-length", str(len(content)).encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": all_headers})
+    await send({"type": "http.response.body", "body": content})
+
+
+def _id_header(request_id: str) -> tuple[bytes, bytes]:
+    return b"x-request-id", request_id.encode()

@@ -1,0 +1,56 @@
+"""Puts the gateway into the HTTP app: the hot paths before the framework, the quiet ones as its routes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.http.formats.anthropic_messages import AnthropicMessages
+from app.http.formats.openai_chat import OpenAIChat
+from app.http.formats.openai_responses import OpenAIResponses
+from app.http.gateway.door import ChatDoor, GatewayFactory, Keys
+from app.http.gateway.routes import answering, count_message_tokens, explain_route, get_model, list_models
+
+
+class HotPaths:
+    """ASGI middleware that answers the chat routes itself; everything else goes on to the app."""
+
+    def __init__(self, app: ASGIApp, doors: Mapping[str, ChatDoor]) -> None:
+        self._app = app
+        self._doors = doors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http" and scope["method"] == "POST":
+            door = self._doors.get(scope["path"])
+            if door is not None:
+                await door(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def mount(app: FastAPI, gateway: GatewayFactory) -> None:
+    """Add the gateway to ``app``.
+
+    Args:
+        app: Without middleware of its own yet.
+        gateway: Gives the replica's gateway, and waits until its configuration is known.
+    """
+    keys = Keys()
+    app.state.gateway, app.state.keys = gateway, keys
+    chat, messages = OpenAIChat(), AnthropicMessages()
+    doors = {
+        "/v1/chat/completions": ChatDoor(gateway, chat, keys),
+        "/api/v1/chat/completions": ChatDoor(gateway, OpenAIChat(compat_fields=True), keys, auto=True),
+        "/v1/messages": ChatDoor(gateway, messages, keys),
+        "/v1/responses": ChatDoor(gateway, OpenAIResponses(), keys),
+    }
+    app.add_middleware(HotPaths, doors=doors)
+    for prefix in ("/v1", "/api/v1"):
+        app.add_api_route(f"{prefix}/models", answering(list_models), methods=["GET"], tags=["gateway"])
+        app.add_api_route(f"{prefix}/models/{{model:path}}", answering(get_model), methods=["GET"], tags=["gateway"])
+    app.add_api_route("/v1/route/explain", answering(explain_route), methods=["POST"], tags=["gateway"])
+    counting = answering(count_message_tokens, messages)
+    app.add_api_route("/v1/messages/count_tokens", counting, methods=["POST"], tags=["gateway"])

@@ -1,0 +1,102 @@
+"""The gateway's quieter routes: which models there are, what routing would choose, how long a prompt is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+
+from app.domain.chat import Json
+from app.domain.errors import GatewayError, NotFoundError
+from app.domain.estimate import estimate_tokens
+from app.domain.gateway import AUTO, Caller
+from app.domain.model_list import describe_models
+from app.http.errors import HttpProblem
+from app.http.formats.anthropic_messages import count_tokens
+from app.http.formats.base import ClientFormat
+from app.http.formats.openai_chat import OpenAIChat
+from app.http.gateway import reading
+from app.http.gateway.door import Keys
+from app.http.gateway.wire_errors import headers_of, message_of, problem_type, status_of
+from app.services.gateway.gateway import Gateway, needs_of
+
+_OPENAI = OpenAIChat()
+
+
+async def asked_by(request: Request) -> tuple[Gateway, Caller]:
+    """Return the replica's gateway and who calls; raises AccessError."""
+    gateway: Gateway = await request.app.state.gateway()
+    keys: Keys = request.app.state.keys
+    return gateway, keys.identify(reading.headers_by_name(request.scope), gateway.orchestra())
+
+
+async def body_of(request: Request) -> dict[str, Json]:
+    """Return the body's JSON object; raises HttpProblem."""
+    headers = reading.headers_by_name(request.scope)
+    return reading.parse_object(await reading.read_body(request.receive, headers))
+
+
+def refused(error: GatewayError | HttpProblem, request_id: str, form: ClientFormat = _OPENAI) -> Response:
+    """Return an error in a client format's own shape."""
+    if isinstance(error, HttpProblem):
+        status, headers = error.status, []
+        body = form.error(status, problem_type(error), error.message, param=error.param, request_id=request_id)
+    else:
+        status, kind = status_of(error)
+        headers = headers_of(error, status)
+        body = form.error(status, kind, message_of(error), param=error.param, request_id=request_id)
+    return JSONResponse(body, status_code=status, headers={key.decode(): value.decode() for key, value in headers})
+
+
+Handler = Callable[[Request], Coroutine[Any, Any, Mapping[str, Json]]]
+
+
+def answering(handle: Handler, form: ClientFormat = _OPENAI) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    """Return an endpoint that answers with what ``handle`` returns, and with errors in ``form``."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            return JSONResponse(await handle(request))
+        except (GatewayError, HttpProblem) as error:
+            return refused(error, request.headers.get("x-request-id", ""), form)
+
+    endpoint.__doc__ = handle.__doc__
+    return endpoint
+
+
+async def list_models(request: Request) -> dict[str, Json]:
+    """List the models that the caller may use: capabilities, strengths, context, prices, health."""
+    gateway, caller = await asked_by(request)
+    return {"object": "list", "data": list(describe_models(gateway.orchestra(), gateway.load(), caller))}
+
+
+async def get_model(request: Request) -> dict[str, Json]:
+    """Return one model, by its name or an alias."""
+    gateway, caller = await asked_by(request)
+    wanted = str(request.path_params["model"])
+    name = gateway.table().find(wanted) or wanted
+    for row in describe_models(gateway.orchestra(), gateway.load(), caller):
+        if row["id"] == name:
+            return row
+    raise NotFoundError(f"there is no model {wanted!r}", param="model", remedy="GET /v1/models lists those there are")
+
+
+async def explain_route(request: Request) -> dict[str, Json]:
+    """Say which models and accounts would be asked for a chat request, in which order, and why the others would not."""
+    gateway, caller = await asked_by(request)
+    document = await body_of(request)
+    document.setdefault("model", AUTO)
+    document.setdefault("messages", [{"role": "user", "content": ""}])
+    asked = _OPENAI.parse(document)
+    wish = replace(reading.read_wish(reading.headers_by_name(request.scope)), task_type=asked.task_type)
+    needs = needs_of(asked.chat, estimate_tokens(asked.chat))
+    return gateway.explain(asked.chat.model, wish, caller=caller, needs=needs)
+
+
+async def count_message_tokens(request: Request) -> dict[str, Json]:
+    """Estimate the input tokens of an Anthropic message; nothing is sent."""
+    await asked_by(request)
+    return count_tokens(await body_of(request))

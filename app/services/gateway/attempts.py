@@ -1,0 +1,296 @@
+"""Sends one client call under permits until somebody answers: at once elsewhere, on the same account after a pause.
+
+One attempt budget and one deadline per call; over all calls the retries stay within a share (``RetryBudget``). Every
+permit ends in exactly one report, however the call ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from app.domain.chat import ChatDelta, ChatRequest, ChatResult, Usage
+from app.domain.errors import CapacityError, DeadlineError, GatewayError, RequestError, UpstreamError, UpstreamKind
+from app.domain.gateway import Caller, Candidate
+from app.domain.leases import PermitReport
+from app.domain.ports import Clock, Upstream, Upstreams
+from app.domain.retries import Elsewhere, GiveUp, RetryBudget, SameAccountAfter, Tries, next_step
+from app.services.gateway.permits import Permit, PermitDesk, Want
+
+SOON_S = 5.0
+"""An account that serves again within this is worth waiting for, rather than going back to the one that failed."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bid:
+    """A client call, routed and sized."""
+
+    request: ChatRequest
+    candidates: tuple[Candidate, ...]
+    input_tokens: int
+    output_tokens_max: int
+    caller: Caller
+    deadline_s: float
+    """Seconds from now until the answer is worthless."""
+    queue_s: float
+    """Longest wait for a permit."""
+    idle_timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Won:
+    """Who answered, and what it took."""
+
+    permit: Permit
+    attempts: int
+    upstream_s: float
+    """Of the attempt that succeeded; for a stream until its first delta."""
+
+
+@dataclass(slots=True)
+class _State:
+    avoid: set[str] = field(default_factory=set)
+    tried: list[str] = field(default_factory=list)
+    unfit: set[tuple[str, str]] = field(default_factory=set)
+    """(account, model) pairs that can never take this call."""
+    last: GatewayError | None = None
+
+
+class Attempts:
+    """Makes attempts for all calls of a replica.
+
+    Args:
+        desk: Gives permits.
+        upstreams: The adapters.
+        clock: Time.
+        retries: The pool-wide bound.
+        attempts_max: Per call, the first included.
+
+    Not thread-safe: one event loop.
+    """
+
+    def __init__(
+        self, desk: PermitDesk, upstreams: Upstreams, clock: Clock, *, retries: RetryBudget, attempts_max: int
+    ) -> None:
+        self._desk = desk
+        self._upstreams = upstreams
+        self._clock = clock
+        self._retries = retries
+        self._attempts_max = attempts_max
+        self._draining: set[asyncio.Task[None]] = set()
+
+    def provider(self, account: str) -> str:
+        """Return the account's provider; empty where there is no such account any more."""
+        return self._upstreams.provider(account)
+
+    async def complete(self, bid: Bid) -> tuple[ChatResult, Won]:
+        """Return a whole answer; errors as ``_first``."""
+        return await self._first(bid, self._ask)
+
+    async def open(self, bid: Bid) -> tuple[AsyncGenerator[ChatDelta, None], Won]:
+        """Return a stream whose first delta is there; until then failures go elsewhere, after it they are raised."""
+        return await self._first(bid, self._open)
+
+    async def _first(self, bid: Bid, send: Callable[[Bid, Permit, Upstream, float], Awaitable[T]]) -> tuple[T, Won]:
+        """Return the first success.
+
+        Raises:
+            RequestError: no account can take this request.
+            UpstreamError: the last failure, where no further attempt is allowed.
+            CapacityError, DeadlineError: nobody could start, or the time is over.
+        """
+        state = _State()
+        until_s = self._now_s() + bid.deadline_s
+        self._retries.on_call(self._clock.monotonic_ns())
+        for number in range(1, self._attempts_max + 1):
+            permit = await self._permit(bid, state, until_s)
+            began_s = self._now_s()
+            try:
+                upstream = self._upstreams.of(permit.account)
+                state.tried.append(permit.account)
+                answer = await send(bid, permit, upstream, until_s - began_s)
+            except KeyError:
+                self._withdraw(permit)
+                state.unfit.add((permit.account, permit.model))
+            except RequestError as error:
+                # This provider cannot be told the request; another may.
+                self._withdraw(permit)
+                state.last = error
+                state.unfit.update((account, permit.model) for account in self._same_provider(bid, permit))
+            except UpstreamError as error:
+                error.account = error.account or permit.account
+                state.last = error
+                if number == self._attempts_max:
+                    raise
+                await self._prepare(bid, state, error, permit, until_s)
+            else:
+                return answer, Won(permit=permit, attempts=number, upstream_s=self._now_s() - began_s)
+        raise state.last or CapacityError("no account serves this model any more")
+
+    async def _permit(self, bid: Bid, state: _State, until_s: float) -> Permit:
+        left_s = until_s - self._now_s()
+        if left_s <= 0:
+            raise state.last or DeadlineError(f"not answered within {bid.deadline_s:.0f} s")
+        candidates = _fit(bid.candidates, state.unfit)
+        if not candidates:
+            raise state.last or CapacityError("no account serves this model any more")
+        want = Want(
+            candidates=candidates,
+            input_tokens=bid.input_tokens,
+            output_tokens_max=bid.output_tokens_max,
+            caller=bid.caller.name,
+            weight=bid.caller.weight,
+            service_class=bid.caller.service_class,
+            avoid_accounts=frozenset(state.avoid),
+        )
+        try:
+            return await self._desk.acquire(want, timeout_s=min(left_s, bid.queue_s))
+        except CapacityError:
+            if isinstance(state.last, UpstreamError):
+                raise state.last from None  # what failed says more than that nobody else was free
+            raise
+
+    async def _ask(self, bid: Bid, permit: Permit, upstream: Upstream, left_s: float) -> ChatResult:
+        request = replace(bid.request, model=self._upstreams.name(permit.account, permit.model))
+        began_s = self._now_s()
+        try:
+            result = await upstream.chat_completion(request, timeout_s=left_s)
+        except UpstreamError as error:
+            self._fail(permit, error)
+            raise
+        except asyncio.CancelledError:
+            self._desk.report(permit, PermitReport(call_id=permit.call_id, ending="cancelled"))
+            raise
+        duration_s = self._now_s() - began_s
+        self._desk.report(
+            permit,
+            PermitReport(
+                call_id=permit.call_id,
+                ending="answered",
+                usage=result.usage,
+                observations=result.observations,
+                duration_s=duration_s,
+            ),
+        )
+        return result
+
+    async def _open(
+        self, bid: Bid, permit: Permit, upstream: Upstream, left_s: float
+    ) -> AsyncGenerator[ChatDelta, None]:
+        request = replace(bid.request, model=self._upstreams.name(permit.account, permit.model))
+        began_s = self._now_s()
+        deltas = upstream.chat_completion_stream(request, timeout_s=left_s, idle_timeout_s=bid.idle_timeout_s)
+        try:
+            first = await anext(deltas)
+        except StopAsyncIteration:
+            error = UpstreamError(f"{permit.account} answered nothing", kind=UpstreamKind.GARBAGE, billed=None)
+            self._fail(permit, error)
+            raise error from None
+        except UpstreamError as error:
+            self._fail(permit, error)
+            raise
+        except asyncio.CancelledError:
+            await deltas.aclose()
+            self._desk.report(permit, PermitReport(call_id=permit.call_id, ending="cancelled"))
+            raise
+        return self._relay(permit, first, deltas, began_s)
+
+    async def _relay(
+        self, permit: Permit, first: ChatDelta, deltas: AsyncGenerator[ChatDelta, None], began_s: float
+    ) -> AsyncGenerator[ChatDelta, None]:
+        """Pass the stream on and report its end, whichever it is."""
+        usage: Usage | None = first.usage
+        observations = first.observations
+        ttft_s = self._now_s() - began_s
+        try:
+            yield first
+            async for delta in deltas:
+                if delta.usage is not None:
+                    usage = delta.usage
+                yield delta
+        except UpstreamError as error:
+            self._fail(permit, error)
+            raise
+        except BaseException:
+            # The client went away: closing the connection stops the provider.
+            await deltas.aclose()
+            told = PermitReport(call_id=permit.call_id, ending="cancelled")
+            if usage is not None:
+                told = PermitReport(call_id=permit.call_id, ending="answered", usage=usage)
+            self._desk.report(permit, told)
+            raise
+        self._desk.report(
+            permit,
+            PermitReport(
+                call_id=permit.call_id,
+                ending="answered",
+                usage=usage or Usage(input_tokens=0, output_tokens=0),
+                observations=observations,
+                duration_s=self._now_s() - began_s,
+                ttft_s=ttft_s,
+            ),
+        )
+
+    def _fail(self, permit: Permit, error: UpstreamError) -> None:
+        self._desk.report(permit, PermitReport(call_id=permit.call_id, ending="failed", error=error))
+
+    def _withdraw(self, permit: Permit) -> None:
+        self._desk.report(permit, PermitReport(call_id=permit.call_id, ending="withdrawn"))
+
+    async def _prepare(self, bid: Bid, state: _State, error: UpstreamError, permit: Permit, until_s: float) -> None:
+        """Note who failed; pause where the next attempt meets the same account, raise where there is none."""
+        if error.kind is UpstreamKind.TOO_LONG:
+            state.unfit.update((account, permit.model) for account in self._same_model(bid, permit))
+        elif error.kind is UpstreamKind.MODEL_MISSING:
+            state.unfit.add((permit.account, permit.model))
+        tries = Tries(
+            attempts=len(state.tried),
+            tried_accounts=state.tried,
+            able_accounts=[
+                account
+                for candidate in _fit(bid.candidates, state.unfit)
+                for account in candidate.accounts
+                if account == permit.account or self._desk.is_able(account, candidate.model, within_s=SOON_S)
+            ],
+            left_s=until_s - self._now_s(),
+        )
+        step = next_step(error, tries, self._retries, self._clock.monotonic_ns(), random.random())
+        match step:
+            case GiveUp():
+                raise error
+            case SameAccountAfter(pause_s=pause_s):
+                state.avoid.discard(permit.account)
+                await asyncio.sleep(pause_s)
+            case Elsewhere(avoid="provider"):
+                state.avoid.update(self._same_provider(bid, permit))
+            case Elsewhere():
+                state.avoid.add(permit.account)
+
+    def _same_model(self, bid: Bid, permit: Permit) -> tuple[str, ...]:
+        return next((each.accounts for each in bid.candidates if each.model == permit.model), ())
+
+    def _same_provider(self, bid: Bid, permit: Permit) -> tuple[str, ...]:
+        provider = self._upstreams.provider(permit.account)
+        return tuple(name for name in self._same_model(bid, permit) if self._upstreams.provider(name) == provider)
+
+    def _now_s(self) -> float:
+        return self._clock.monotonic_ns() / 1e9
+
+
+def _fit(candidates: tuple[Candidate, ...], unfit: set[tuple[str, str]]) -> tuple[Candidate, ...]:
+    """Return the candidates without the accounts that can never take this call."""
+    if not unfit:
+        return candidates
+    left = (
+        Candidate(
+            model=candidate.model,
+            accounts=tuple(name for name in candidate.accounts if (name, candidate.model) not in unfit),
+        )
+        for candidate in candidates
+    )
+    return tuple(candidate for candidate in left if candidate.accounts)

@@ -1,0 +1,201 @@
+"""Admits calls against their caller's own limits, exactly and across replicas.
+
+The limiters live in one actor, an account host like any other whose "accounts" are the callers (``hosting``); here are
+only permits of them. A caller over its limit is refused at once: unlike an account's, its limit is not worth waiting
+for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from app.domain.chat import Usage
+from app.domain.errors import GatewayError, InternalError, QuotaError
+from app.domain.gateway import Caller, Candidate
+from app.domain.hosting import CALLERS_HOST, CALLERS_MODEL, caller_account
+from app.domain.leases import Exchanged, PermitReport, PermitWish
+from app.domain.limits import LimitSpec
+from app.domain.load import LoadRow
+from app.domain.ports import Clock, PermitHosts
+from app.services.gateway.host_mail import HostMail, Letter
+from app.services.gateway.spares import Slot, Slots
+
+ANSWER_TIMEOUT_S = 15.0
+TICK_S = 0.2
+NO_LIMITS = LimitSpec()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """A call that its caller's limits let pass; settle it once. Without ``call_id`` there is nothing to settle."""
+
+    caller: str
+    call_id: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class _Asking:
+    answer: asyncio.Future[None]
+
+
+class CallerGate:
+    """One per replica.
+
+    Args:
+        hosts: The actor of the callers' limiters, reached like account actors.
+        clock: Time.
+        owner: Name of this holder; unique per life.
+        on_silence: Told when that actor does not answer.
+
+    Not thread-safe: one event loop.
+    """
+
+    def __init__(
+        self, hosts: PermitHosts, clock: Clock, *, owner: str, on_silence: Callable[[str], Awaitable[None]]
+    ) -> None:
+        self._clock = clock
+        self._owner = owner
+        self._slots = Slots()
+        self._rows: dict[str, LoadRow] = {}
+        self._mail: HostMail[_Asking] = HostMail(hosts, clock, owner, self, on_silence)
+        self._numbers = itertools.count(1)
+
+    async def admit(self, caller: Caller, input_tokens: int, output_tokens_max: int) -> Admitted:
+        """Reserve for one call.
+
+        Raises:
+            QuotaError: the caller's limit is used up; ``retry_after_s`` says when it is not.
+            InternalError: the limiters cannot be asked: nothing is let past them.
+        """
+        if caller.limits == NO_LIMITS:
+            return Admitted(caller=caller.name)
+        account, now_ns = caller_account(caller.name), self._clock.monotonic_ns()
+        candidates = (Candidate(model=CALLERS_MODEL, accounts=(account,)),)
+        slot = self._slots.choose(candidates, input_tokens, output_tokens_max, frozenset(), now_ns)
+        if slot is not None:
+            call_id = slot.spares.popleft()[0]
+        else:
+            slot = self._slots.of(account, CALLERS_MODEL)
+            call_id = await self._ask(caller, account, input_tokens, output_tokens_max)
+        slot.outstanding += 1
+        slot.note_demand(input_tokens, output_tokens_max)
+        wish = slot.wish()
+        if wish is not None:
+            self._mail.ask_spares(CALLERS_HOST, wish)
+        return Admitted(caller=caller.name, call_id=call_id)
+
+    def settle(self, admitted: Admitted, usage: Usage | None, *, sent: bool = True) -> None:
+        """Replace the reservation by what was used; None where that is unknown. ``sent=False`` gives it back."""
+        if not admitted.call_id:
+            return
+        slot = self._slots.of(caller_account(admitted.caller), CALLERS_MODEL)
+        slot.outstanding -= 1
+        if not sent:
+            report = PermitReport(call_id=admitted.call_id, ending="withdrawn")
+        elif usage is None:
+            report = PermitReport(call_id=admitted.call_id, ending="cancelled")
+        else:
+            report = PermitReport(call_id=admitted.call_id, ending="answered", usage=usage)
+        self._mail.report(CALLERS_HOST, report, now=False)
+
+    def row(self, caller: Caller) -> LoadRow | None:
+        """Return the last known state of a caller's limits."""
+        return self._rows.get(caller_account(caller.name))
+
+    async def run(self) -> None:
+        """Return what is out of date, for ever; the owner runs this as a background task."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            now_ns = self._clock.monotonic_ns()
+            for slot in self._slots:
+                slot.tick(TICK_S)
+                self._return_spares(slot, now_ns)
+            if any(slot.outstanding for slot in self._slots):
+                self._mail.beat({CALLERS_HOST}, now_ns)
+
+    async def aclose(self) -> None:
+        """Give spare permits back and say what is unsaid."""
+        for slot in self._slots:
+            self._return_spares(slot)
+        await self._mail.aclose()
+
+    # How answers are read: host_mail.Reader.
+
+    def on_news(self, host: str, news: Exchanged, *, reborn: bool, refused: bool) -> None:
+        """See ``host_mail.Reader``."""
+        self._rows.update((row.account, row) for row in news.rows)
+        if reborn:
+            for slot in self._slots:
+                slot.spares.clear()
+
+    def on_answer(self, host: str, letter: Letter[_Asking], answer: Exchanged) -> None:
+        """See ``host_mail.Reader``."""
+        for wish in letter.bundles:
+            self._slots.of(wish.account, wish.model).asked = False
+        for bundle in answer.bundles:
+            self._slots.of(bundle.account, bundle.model).take_bundle(bundle, letter.asked_ns)
+        for (asking, permit_wish), admission in zip(letter.wishes, answer.admissions, strict=True):
+            if admission.admitted and asking.answer.done():
+                report = PermitReport(call_id=permit_wish.call_id, ending="withdrawn")
+                self._mail.report(host, report, now=False)
+            elif admission.admitted:
+                asking.answer.set_result(None)
+            elif not asking.answer.done():
+                asking.answer.set_exception(_over(admission.reason, admission.start_in_s, admission.too_large))
+
+    def on_lost(self, host: str, letter: Letter[_Asking]) -> None:
+        """See ``host_mail.Reader``."""
+        for slot in self._slots:
+            slot.spares.clear()
+            slot.asked = False
+        for asking, _wish in letter.wishes:
+            if not asking.answer.done():
+                asking.answer.set_exception(
+                    InternalError("the callers' limits cannot be checked now", remedy="try again in a few seconds")
+                )
+
+    async def _ask(self, caller: Caller, account: str, input_tokens: int, output_tokens_max: int) -> str:
+        wish = PermitWish(
+            call_id=f"{self._owner}/{next(self._numbers)}",
+            account=account,
+            model=CALLERS_MODEL,
+            input_tokens=input_tokens,
+            output_tokens_max=output_tokens_max,
+            horizon_s=0.0,
+        )
+        asking = _Asking(asyncio.get_running_loop().create_future())
+        self._mail.wish(CALLERS_HOST, asking, wish)
+        self._mail.send(CALLERS_HOST)
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await asking.answer
+        except TimeoutError:
+            raise InternalError("the callers' limits were not checked in time", remedy="try again") from None
+        except asyncio.CancelledError:
+            if asking.answer.done() and not asking.answer.cancelled():
+                with contextlib.suppress(GatewayError):
+                    asking.answer.result()
+                    self._mail.report(CALLERS_HOST, PermitReport(call_id=wish.call_id, ending="withdrawn"), now=False)
+            raise
+        return wish.call_id
+
+    def _return_spares(self, slot: Slot, until_ns: int | None = None) -> None:
+        for call_id in slot.drop(until_ns):
+            self._mail.report(CALLERS_HOST, PermitReport(call_id=call_id, ending="withdrawn"), now=False)
+
+
+def _over(limit: str, retry_after_s: float, too_large: bool) -> QuotaError:
+    if too_large:
+        return QuotaError(
+            f"this call {limit} of your key", limit=limit, retry_after_s=None, remedy="ask for less in one call"
+        )
+    return QuotaError(
+        f"your key's limit {limit!r} is used up",
+        limit=limit,
+        retry_after_s=retry_after_s,
+        remedy=f"come back in {max(1, round(retry_after_s))} s, or ask for a larger limit",
+    )

@@ -1,0 +1,240 @@
+"""The gateway's use case: one chat call of a client, from its caller's limits to a settled answer.
+
+Admit (the caller's limits) → cache → route → permit, attempt, failover (``attempts``) → settle. Used by the HTTP doors;
+knows no wire format.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
+
+from app.domain.accounts import GatewaySpec, ModelInfo, Orchestra
+from app.domain.cache_key import cache_key
+from app.domain.chat import ChatDelta, ChatRequest, ChatResult, Json, Usage
+from app.domain.cost import cost_usd
+from app.domain.estimate import estimate_tokens
+from app.domain.gateway import AUTO, Asked, Caller, RoutingWish, Served
+from app.domain.load import LoadRow
+from app.domain.ports import Clock
+from app.domain.response_cache import ResponseCache, replay
+from app.domain.route_explanation import explain
+from app.domain.routed import Needs
+from app.domain.routing import RoutingTable
+from app.services.gateway.attempts import Attempts, Bid, Won
+from app.services.gateway.caller_gate import Admitted, CallerGate
+from app.services.roster import SnapshotRoster
+from app.services.single_flight import SingleFlight
+
+OUTPUT_TOKENS_DEFAULT = 1_024
+"""Reserved where the client names no ceiling; what is used beyond it is charged as debt."""
+DEADLINE_S = 600.0
+FLIGHTS_MAX = 10_000
+NO_WISH = RoutingWish()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientCall:
+    """What a door hands in."""
+
+    request_id: str
+    caller: Caller
+    asked: Asked
+    wish: RoutingWish = NO_WISH
+    deadline_s: float = DEADLINE_S
+    may_cache: bool = True
+    """False where the client said ``Cache-Control: no-store``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the response's headers tell."""
+
+    served: Served
+    cost_usd: str | None = None
+    """Known once the usage is; None where a price is unknown, or for a stream."""
+    upstream_s: float = 0.0
+    """Time that was the provider's; the rest was ours, queueing included."""
+    cached: bool = False
+
+
+class Gateway:
+    """One per replica.
+
+    Args:
+        roster: Configuration and load.
+        attempts: Sends calls.
+        gate: The callers' limits.
+        clock: Time.
+        spec: As configured.
+
+    Not thread-safe: one event loop.
+    """
+
+    def __init__(
+        self, roster: SnapshotRoster, attempts: Attempts, gate: CallerGate, clock: Clock, *, spec: GatewaySpec
+    ) -> None:
+        self._roster = roster
+        self._attempts = attempts
+        self._gate = gate
+        self._clock = clock
+        self._spec = spec
+        self._cache = ResponseCache(spec.cache.size_bytes if spec.cache.enabled else 0, spec.cache.ttl_s)
+        self._flights: SingleFlight[tuple[ChatResult, Won]] = SingleFlight(FLIGHTS_MAX)
+        self._table: RoutingTable | None = None
+        self._table_of: Orchestra | None = None
+
+    async def complete(self, call: ClientCall) -> tuple[ChatResult, Facts]:
+        """Answer a call that is not streamed.
+
+        Raises:
+            QuotaError: the caller's limit is used up.
+            NotFoundError, RequestError: the model or a field cannot be served.
+            CapacityError, DeadlineError, UpstreamError: see ``Attempts``.
+        """
+        bid = self._bid(call)
+        admitted = await self._gate.admit(call.caller, bid.input_tokens, bid.output_tokens_max)
+        try:
+            result, won, cached = await self._answer(call, bid)
+        except BaseException:
+            self._gate.settle(admitted, None, sent=False)
+            raise
+        self._gate.settle(admitted, result.usage)
+        return result, self._facts(call, won, result.usage, cached=cached)
+
+    async def stream(self, call: ClientCall) -> tuple[AsyncGenerator[ChatDelta, None], Facts]:
+        """Answer a streamed call; returns once the first delta is there. Errors as ``complete``, later ones are raised.
+
+        Close the generator when leaving early: that stops the provider.
+        """
+        bid = self._bid(call)
+        admitted = await self._gate.admit(call.caller, bid.input_tokens, bid.output_tokens_max)
+        try:
+            key = self._key(call, bid)
+            kept = self._cache.get(key, self._clock.monotonic_ns()) if key is not None else None
+            if kept is not None:
+                self._gate.settle(admitted, kept.usage)
+                return _again(kept), self._facts(call, None, kept.usage, cached=True)
+            deltas, won = await self._attempts.open(bid)
+        except BaseException:
+            self._gate.settle(admitted, None, sent=False)
+            raise
+        return self._watch(admitted, deltas), self._facts(call, won, None, cached=False)
+
+    def limits(self, caller: Caller) -> LoadRow | None:
+        """Return the last known state of a caller's limits, for the response's headers."""
+        return self._gate.row(caller)
+
+    def load(self) -> Sequence[LoadRow]:
+        """Return the last known load of every account."""
+        return self._roster.load()
+
+    def explain(self, wanted: str, wish: RoutingWish, *, caller: Caller, needs: Needs) -> dict[str, Json]:
+        """Say who would serve such a call, and why; errors as routing."""
+        table, rows, now_s = self.table(), self._roster.load(), self._clock.monotonic_ns() / 1e9
+        routed = table.survey(wanted, wish, caller=caller, needs=needs, rows=rows, now_s=now_s)
+        return explain(table, routed, rows, needs, now_s=now_s)
+
+    def orchestra(self) -> Orchestra:
+        """Return the newest known configuration; raises CapacityError while there is none."""
+        return self._roster.orchestra()
+
+    def table(self) -> RoutingTable:
+        """Return the routing table of the newest configuration."""
+        orchestra = self._roster.orchestra()
+        if self._table is None or self._table_of is not orchestra:
+            self._table, self._table_of = RoutingTable(orchestra), orchestra
+        return self._table
+
+    async def _answer(self, call: ClientCall, bid: Bid) -> tuple[ChatResult, Won | None, bool]:
+        key = self._key(call, bid)
+        if key is None:
+            result, won = await self._attempts.complete(bid)
+            return result, won, False
+        kept = self._cache.get(key, self._clock.monotonic_ns())
+        if kept is not None:
+            return kept, None, True
+        (result, won), shared = await self._flights.run(key, lambda: self._attempts.complete(bid))
+        if not shared:
+            self._cache.put(key, result, self._clock.monotonic_ns())
+        return result, won, shared
+
+    def _key(self, call: ClientCall, bid: Bid) -> bytes | None:
+        if not (self._spec.cache.enabled and call.may_cache):
+            return None
+        scope = "" if self._spec.cache.scope == "shared" else call.caller.name
+        return cache_key(call.asked.chat, scope, [candidate.model for candidate in bid.candidates])
+
+    def _bid(self, call: ClientCall) -> Bid:
+        request = call.asked.chat
+        input_tokens = estimate_tokens(request)
+        wish = call.wish
+        if call.asked.task_type is not None:
+            wish = replace(wish, task_type=call.asked.task_type)
+        routed = self.table().route(
+            request.model,
+            wish,
+            caller=call.caller,
+            needs=needs_of(request, input_tokens),
+            rows=self._roster.load() if request.model in ("", AUTO) else (),
+            now_s=self._clock.monotonic_ns() / 1e9,
+        )
+        return Bid(
+            request=request,
+            candidates=routed.candidates,
+            input_tokens=input_tokens,
+            output_tokens_max=request.output_tokens_max or OUTPUT_TOKENS_DEFAULT,
+            caller=call.caller,
+            deadline_s=call.deadline_s,
+            queue_s=min(self._spec.queue_timeout_s, call.deadline_s),
+            idle_timeout_s=self._spec.idle_timeout_s,
+        )
+
+    async def _watch(
+        self, admitted: Admitted, deltas: AsyncGenerator[ChatDelta, None]
+    ) -> AsyncGenerator[ChatDelta, None]:
+        usage: Usage | None = None
+        try:
+            async for delta in deltas:
+                if delta.usage is not None:
+                    usage = delta.usage
+                yield delta
+        finally:
+            await deltas.aclose()
+            self._gate.settle(admitted, usage)
+
+    def _facts(self, call: ClientCall, won: Won | None, usage: Usage | None, *, cached: bool) -> Facts:
+        account = won.permit.account if won is not None else ""
+        model = won.permit.model if won is not None else call.asked.chat.model
+        served = Served(
+            request_id=call.request_id,
+            created_s=int(time.time()),
+            account=account,
+            provider=self._attempts.provider(account) if account else "cache",
+            model=model,
+        )
+        cost = "0" if cached else cost_usd(usage, self._model(model)) if usage is not None else None
+        return Facts(served=served, cost_usd=cost, upstream_s=won.upstream_s if won is not None else 0.0, cached=cached)
+
+    def _model(self, name: str) -> ModelInfo:
+        try:
+            return self._roster.orchestra().model(name)
+        except KeyError:  # removed from the configuration meanwhile
+            return ModelInfo(name=name, family="unknown")
+
+
+def needs_of(request: ChatRequest, input_tokens: int) -> Needs:
+    """Return what a chat request needs of a model."""
+    return Needs(
+        input_tokens=input_tokens,
+        output_tokens_max=request.output_tokens_max,
+        images=any(message.images for message in request.messages),
+        tools=bool(request.tools),
+        schema=request.output is not None,
+    )
+
+
+async def _again(result: ChatResult) -> AsyncGenerator[ChatDelta, None]:
+    for delta in replay(result):
+        yield delta
