@@ -86,17 +86,23 @@ class FairQueue(Generic[T]):
         Raises:
             ValueError: the queue is full, ``item`` waits already, or a number is not positive.
         """
-        if self.full or item in self._where:
-            raise ValueError("the queue is full" if self.full else f"{item!r} waits already")
-        if not (weight > 0 and cost_tokens > 0):
-            raise ValueError(f"weight {weight!r} and cost {cost_tokens!r} must be positive")
-        lane = self._lanes[service_class]
-        if not lane.waiting:
-            lane.start = max(lane.start, self._virtual)
-        self._arrivals += 1
-        line = lane.push(item, caller, weight, cost_tokens, self._arrivals)
-        self._where[item] = (lane, line)
-        self._counts[caller] = self._counts.get(caller, 0) + 1
+        if self.full:
+            raise ValueError("the queue is full")
+        lane, line = self._enter(item, caller, weight, service_class, cost_tokens)
+        lane.push(item, line, cost_tokens, self._arrivals)
+
+    def restore(self, item: T, caller: str, *, weight: float, service_class: ServiceClass, cost_tokens: int) -> None:
+        """Let a call wait again that was taken and not served after all. O(log callers).
+
+        It goes to the front of its caller's line, and what it was charged is returned; with the same arguments as in
+        ``push``. The bound does not apply, since the call was within it before: what is under way may come on top.
+
+        Raises:
+            ValueError: as in ``push``, but for the bound.
+        """
+        lane, line = self._enter(item, caller, weight, service_class, cost_tokens)
+        lane.restore(item, line, cost_tokens, self._arrivals)
+        lane.start = max(0.0, lane.start - cost_tokens / lane.share)
 
     def peek(self, limit: int) -> list[T]:
         """Return the first ``limit`` calls in fair order, without removing them. O(limit log callers)."""
@@ -149,6 +155,23 @@ class FairQueue(Generic[T]):
                 return item
         raise AssertionError("a caller with calls waiting has a newest one")
 
+    def _enter(
+        self, item: T, caller: str, weight: float, service_class: ServiceClass, cost_tokens: int
+    ) -> tuple[_Lane[T], _Line[T]]:
+        if item in self._where:
+            raise ValueError(f"{item!r} waits already")
+        if not (weight > 0 and cost_tokens > 0):
+            raise ValueError(f"weight {weight!r} and cost {cost_tokens!r} must be positive")
+        lane = self._lanes[service_class]
+        if not lane.waiting:
+            lane.start = max(lane.start, self._virtual)
+        line = lane.line_of(caller)
+        line.weight = weight
+        self._arrivals += 1
+        self._where[item] = (lane, line)
+        self._counts[caller] = self._counts.get(caller, 0) + 1
+        return lane, line
+
     def _remove(self, item: T) -> tuple[_Lane[T], _Line[T]]:
         lane, line = self._where.pop(item)
         left = self._counts[line.caller] - 1
@@ -189,7 +212,7 @@ class FairQueue(Generic[T]):
 class _Line(Generic[T]):
     """One caller's waiting calls in one class."""
 
-    __slots__ = ("arrival", "caller", "calls", "start", "weight")
+    __slots__ = ("arrival", "caller", "calls", "entry", "start", "weight")
 
     def __init__(self, caller: str) -> None:
         self.caller = caller
@@ -200,7 +223,9 @@ class _Line(Generic[T]):
         self.start = 0.0
         """Virtual start of the next call, in weighted tokens."""
         self.arrival = 0
-        """Decides ties; with ``start`` it names the line's valid entry in the heap."""
+        """Of the next call; decides ties."""
+        self.entry: _Entry[T] | None = None
+        """The line's valid entry in the heap."""
 
 
 class _Lane(Generic[T]):
@@ -214,20 +239,30 @@ class _Lane(Generic[T]):
         self.waiting = 0
         self._virtual = 0.0
         self._lines: dict[str, _Line[T]] = {}
-        self._heap: list[tuple[float, int, _Line[T]]] = []
+        self._heap: list[_Entry[T]] = []
         self._tidy_above = STALE_MIN
 
-    def push(self, item: T, caller: str, weight: float, cost_tokens: int, arrival: int) -> _Line[T]:
+    def line_of(self, caller: str) -> _Line[T]:
         line = self._lines.get(caller)
         if line is None:
             line = self._lines[caller] = _Line(caller)
-        line.weight = weight
+        return line
+
+    def push(self, item: T, line: _Line[T], cost_tokens: int, arrival: int) -> None:
         line.calls[item] = (cost_tokens, arrival)
         self.waiting += 1
         if len(line.calls) == 1:
             line.start, line.arrival = max(line.start, self._virtual), arrival
             self._enter(line)
-        return line
+
+    def restore(self, item: T, line: _Line[T], cost_tokens: int, arrival: int) -> None:
+        start = line.start if line.calls else max(line.start, self._virtual)
+        line.calls[item] = (cost_tokens, arrival)
+        line.calls.move_to_end(item, last=False)
+        self.waiting += 1
+        line.start, line.arrival = max(0.0, start - cost_tokens / line.weight), arrival
+        self._enter(line)
+        self._clean_root()
 
     def take(self, item: T, line: _Line[T]) -> int:
         first = self._heap[0][2] is line
@@ -238,7 +273,8 @@ class _Lane(Generic[T]):
         if line.calls:
             line.arrival = next(iter(line.calls.values()))[1]
             if first:
-                heapq.heapreplace(self._heap, (line.start, line.arrival, line))
+                line.entry = (line.start, line.arrival, line)
+                heapq.heapreplace(self._heap, line.entry)
             else:
                 self._enter(line)
         self._clean_root()
@@ -304,13 +340,15 @@ class _Lane(Generic[T]):
             self._heap = [entry for entry in self._heap if _is_valid(entry)]
             heapq.heapify(self._heap)
             self._tidy_above = STALE_MIN + 2 * (len(self._heap) + len(self._lines))
-        heapq.heappush(self._heap, (line.start, line.arrival, line))
+        line.entry = (line.start, line.arrival, line)
+        heapq.heappush(self._heap, line.entry)
 
 
+_Entry = tuple[float, int, _Line[T]]
 _Call = tuple[T, tuple[int, int]]
 _Front = tuple[float, int, int, _Line[T], Iterator[_Call[T]] | None, _Call[T] | None]
 
 
-def _is_valid(entry: tuple[float, int, _Line[T]]) -> bool:
-    start, arrival, line = entry
-    return line.arrival == arrival and line.start == start and bool(line.calls)
+def _is_valid(entry: _Entry[T]) -> bool:
+    line = entry[2]
+    return line.entry is entry and bool(line.calls)

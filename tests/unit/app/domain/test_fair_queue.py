@@ -319,6 +319,55 @@ def test_debt_is_forgotten_when_nobody_waits() -> None:
     assert queue.peek(2) == [1, 2]
 
 
+@settings(deadline=None)
+@given(st.lists(pushes, min_size=1, max_size=60), st.data())
+def test_restored_call_is_in_front_again(calls: list[tuple[str, ServiceClass, int]], data: st.DataObject) -> None:
+    """A call whose account began to cool, or failed, does not go to the end of a line in which it was first."""
+    queue = a_backlog(*calls)
+    before = list(queue)
+    taken = before[: data.draw(st.integers(1, 3))]
+    for item in taken:
+        queue.take(item)
+    for item in reversed(taken):
+        caller, service_class, cost = calls[item]
+        queue.restore(item, caller, weight=WEIGHTS[caller], service_class=service_class, cost_tokens=cost)
+    after = list(queue)
+
+    assert sorted(after) == sorted(before)
+    for key in {call[:2] for call in calls}:
+        mine = [item for item in before if calls[item][:2] == key]
+        assert [item for item in after if item in mine] == mine
+    # At most one call of each other line of the class, and of each other class, is as early.
+    lines = len(WEIGHTS) * len(SHARES)
+    assert set(taken) <= set(after[: lines + len(taken)])
+    for item in after:
+        assert queue.peek(1) == [item]
+        queue.take(item)
+
+
+def test_restored_call_costs_its_caller_nothing() -> None:
+    """A caller whose calls come back again and again keeps its share."""
+    queue = a_backlog(*[("a", STANDARD, 100)] * 50, *[("b", STANDARD, 100)] * 50)
+    for _ in range(20):
+        queue.take(0)
+        queue.restore(0, "a", weight=1.0, service_class=STANDARD, cost_tokens=100)
+
+    # b weighs twice as much.
+    assert sum(item < 50 for item in queue.peek(21)) == 7
+
+
+def test_restored_call_finds_room_in_a_full_queue() -> None:
+    """It was accepted; who came meanwhile must not cost it its place."""
+    queue: FairQueue[str] = FairQueue(1)
+    queue.push("one", "a", weight=1.0, service_class=STANDARD, cost_tokens=1)
+    queue.take("one")
+    queue.push("two", "a", weight=1.0, service_class=STANDARD, cost_tokens=1)
+    queue.restore("one", "a", weight=1.0, service_class=STANDARD, cost_tokens=1)
+
+    assert queue.peek(3) == ["one", "two"]
+    assert queue.full
+
+
 def test_displaced_is_the_newest_call_of_the_largest_backlog() -> None:
     """A burst that fills the queue does not shut out the others; nor does anybody displace their equal."""
     queue = a_backlog(*[("a", INTERACTIVE, 10)] * 5, *[("a", BATCH, 10)] * 4, ("b", BATCH, 10))
