@@ -69,6 +69,11 @@ class Message:
     parts: tuple[str | ImagePart, ...] = ()
     """Texts and images in the writer's order, where one text before the images would not show it; ``text`` and
     ``images`` then hold the same again, for whoever only counts or searches."""
+    is_error: bool = False
+    """On a tool message: the call failed, and the text says how."""
+    cache_marks: tuple[tuple[int, str], ...] = ()
+    """Ends of prompt prefixes worth caching, as (block, lifetime ``5m`` or ``1h``); blocks count ``pieces()``, then the
+    tool calls, from 0. A hint: providers that cache by themselves ignore it."""
 
     def pieces(self) -> tuple[str | ImagePart, ...]:
         """Return texts and images in order."""
@@ -83,6 +88,8 @@ class ToolSpec:
     description: str = ""
     parameters: dict[str, Json] | None = None
     strict: bool | None = None
+    anthropic_fields: dict[str, Json] | None = None
+    """Hints that only Anthropic's API knows, such as ``cache_control``, verbatim; other adapters ignore them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +129,9 @@ class ChatRequest:
     """The OpenAI field ``n``."""
     extra: tuple[tuple[str, str], ...] = ()
     """Provider-specific body fields as (name, JSON text), passed through where the provider takes them."""
+    anthropic_fields: dict[str, Json] | None = None
+    """Body fields in Anthropic's own words, verbatim: hints, and what ``reasoning_effort`` says in everyone's. Its
+    adapter sends them in place of that; other adapters ignore them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +197,8 @@ class ChatResult:
     provider_id: str | None = None
     """The provider's own id of this reply."""
     refusal: str | None = None
+    stop_sequence: str | None = None
+    """Which of the request's ``stop`` ended the answer, where the provider says."""
     observations: tuple[LimitObservation, ...] = ()
     other_choices: tuple[ChatResult, ...] = ()
     """Choices 1.. when ``n`` > 1; their usage is zero, the first carries all."""
@@ -199,6 +211,7 @@ class ChatDelta:
     text: str = ""
     reasoning: str = ""
     reasoning_signature: str | None = None
+    """Signs all reasoning so far: a later one replaces an earlier one."""
     tool_index: int | None = None
     """With this set, the tool fields below extend the call of that index."""
     tool_id: str | None = None
@@ -207,6 +220,8 @@ class ChatDelta:
     tool_signature: str | None = None
     choice: int = 0
     finish_reason: FinishReason | None = None
+    stop_sequence: str | None = None
+    """As in ``ChatResult``, with the finish reason."""
     usage: Usage | None = None
     model: str | None = None
     provider_id: str | None = None

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from app.domain.accounts import AccountSpec, ModelInfo, StructuredOutput
-from app.domain.chat import ChatRequest, ChatResult, ImagePart, Json, Message, Role, ToolCall
+from app.domain.chat import ChatRequest, ChatResult, ImagePart, Json, Message, Role, ToolCall, ToolSpec
 from app.domain.errors import RequestError
+from app.domain.thinking import thinking_blocks
 from app.providers.anthropic_reply import AnthropicStream, decode
-from app.providers.anthropic_thinking import thinking_blocks
 from app.providers.http_adapter import HttpAdapter
 from app.providers.http_client import WireCall
 from app.providers.payload import as_list, as_object, find_text
@@ -97,7 +98,6 @@ class AnthropicWire:
         """See ``wire.Wire``."""
         model = self._models.assume(request.model)
         _refuse(request, self.provider)
-        system = [message.text for message in request.messages if message.role is Role.SYSTEM and message.text]
         body: dict[str, Json] = {
             "model": request.model,
             # Required here; without a wish it is all that the model can give.
@@ -110,25 +110,18 @@ class AnthropicWire:
             "top_p": request.top_p,
             "stop_sequences": list(request.stop) or None,
             "metadata": {"user_id": request.user} if request.user else None,
-            "tools": [
-                {
-                    "name": tool.name,
-                    **({"description": tool.description} if tool.description else {}),
-                    "input_schema": tool.parameters or {"type": "object", "properties": {}},
-                    **({"strict": tool.strict} if tool.strict is not None else {}),
-                }
-                for tool in request.tools
-            ]
-            or None,
+            "tools": [_tool(tool) for tool in request.tools] or None,
             "tool_choice": _tool_choice(request),
         }
         body |= {name: value for name, value in optional.items() if value is not None}
-        _add_reasoning(body, request)
+        own = request.anthropic_fields or {}
+        body |= own
+        if "thinking" not in own and "output_config" not in own:
+            _add_reasoning(body, request)
         instruction = _add_output(body, request, model)
-        if instruction is not None:
-            system.append(instruction)
-        if system:
-            body["system"] = "\n\n".join(system)
+        system = _system(request, instruction)
+        if system is not None:
+            body["system"] = system
         return WireCall(
             url=f"{self._url}/messages",
             headers=self._headers,
@@ -180,6 +173,25 @@ def _refuse(request: ChatRequest, provider: str) -> None:
     )
 
 
+def _system(request: ChatRequest, instruction: str | None) -> Json:
+    """Return the system prompt: one text, or blocks where one of them ends a cached prefix; None where it is empty."""
+    messages = [message for message in request.messages if message.role is Role.SYSTEM]
+    if any(message.cache_marks for message in messages):
+        said: list[Json] = [] if instruction is None else [{"type": "text", "text": instruction}]
+        return [block for message in messages for block in _pieces(message)] + said or None
+    return "\n\n".join(text for text in (*(message.text for message in messages), instruction) if text) or None
+
+
+def _tool(tool: ToolSpec) -> dict[str, Json]:
+    return {
+        "name": tool.name,
+        **({"description": tool.description} if tool.description else {}),
+        "input_schema": tool.parameters or {"type": "object", "properties": {}},
+        **({"strict": tool.strict} if tool.strict is not None else {}),
+        **(tool.anthropic_fields or {}),
+    }
+
+
 def _turns(request: ChatRequest, *, strip_reasoning: bool) -> list[Json]:
     """Return the conversation with turns of one role merged."""
     merged: list[tuple[str, list[Json]]] = []
@@ -204,8 +216,10 @@ def _blocks(message: Message, where: str, strip_reasoning: bool) -> list[Json]:
     if message.role is Role.ASSISTANT and not strip_reasoning:
         blocks += thinking_blocks(message.reasoning, message.reasoning_signature)
     blocks += _pieces(message)
+    offset = len(message.pieces())
     for position, call in enumerate(message.tool_calls):
-        blocks.append(_tool_use(call, f"{where}.tool_calls[{position}]"))
+        block = _tool_use(call, f"{where}.tool_calls[{position}]")
+        blocks.append(_marked(block, message, offset + position))
     if not blocks:
         raise RequestError("the message is empty", param=f"{where}.content", remedy="leave it out")
     return blocks
@@ -214,10 +228,19 @@ def _blocks(message: Message, where: str, strip_reasoning: bool) -> list[Json]:
 def _pieces(message: Message) -> list[Json]:
     """Return texts and images in order; the API refuses texts of nothing but blanks."""
     return [
-        {"type": "text", "text": piece} if isinstance(piece, str) else _image(piece)
-        for piece in message.pieces()
+        _marked({"type": "text", "text": piece} if isinstance(piece, str) else _image(piece), message, index)
+        for index, piece in enumerate(message.pieces())
         if not isinstance(piece, str) or piece.strip()
     ]
+
+
+def _marked(block: dict[str, Json], message: Message, index: int) -> dict[str, Json]:
+    """Return ``block`` with the cache mark that the message sets at ``index``, if it does."""
+    for place, ttl in message.cache_marks:
+        if place == index:
+            # Without a lifetime it is five minutes; saying so is younger than the field.
+            block["cache_control"] = {"type": "ephemeral"} if ttl == "5m" else {"type": "ephemeral", "ttl": ttl}
+    return block
 
 
 def _tool_use(call: ToolCall, where: str) -> dict[str, Json]:
@@ -225,8 +248,17 @@ def _tool_use(call: ToolCall, where: str) -> dict[str, Json]:
 
 
 def _tool_result(message: Message) -> dict[str, Json]:
-    content: Json = _pieces(message) if message.images or message.parts else message.text
-    return {"type": "tool_result", "tool_use_id": _tool_id(message.tool_call_id or ""), "content": content}
+    several = message.images or message.parts
+    # The mark of a tool message is on the result, not on what it holds.
+    content: Json = _pieces(replace(message, cache_marks=())) if several else message.text
+    result: dict[str, Json] = {
+        "type": "tool_result",
+        "tool_use_id": _tool_id(message.tool_call_id or ""),
+        "content": content,
+    }
+    if message.is_error:
+        result["is_error"] = True
+    return _marked(result, message, 0)
 
 
 def _tool_id(call_id: str) -> str:

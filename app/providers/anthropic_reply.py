@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult, FinishReason, Json, ToolCall, Usage
-from app.providers.anthropic_thinking import pack_signature, thinking_text
+from app.domain.thinking import pack_signature, thinking_text
 from app.providers.classify import classify_event, garbage, has_error
 from app.providers.payload import as_count, as_list, as_object, as_text, dump_json, find_count, find_text, parse_json
 from app.providers.sse import SseEvent
@@ -66,6 +66,7 @@ def decode(body: Json, request: ChatRequest, provider: str, *, answer_tool: str 
             model=as_text(message.get("model")),
             provider_id=find_text(message.get("id")),
             refusal=_refusal(stop, as_object(message.get("stop_details"))),
+            stop_sequence=find_text(message.get("stop_sequence")),
         ),
         request,
         provider,
@@ -116,6 +117,9 @@ class AnthropicStream:
         self._usage: dict[str, Json] = {}
         self._stop = ""
         self._stop_details: dict[str, Json] = {}
+        self._stop_sequence: str | None = None
+        self._signature: str | None = None
+        """As last given."""
         self._model: str | None = None
         self._id: str | None = None
         self._texts: list[str] = []
@@ -139,9 +143,12 @@ class AnthropicStream:
                 return self._start(as_count(body.get("index")), as_object(body.get("content_block")))
             case "content_block_delta":
                 return self._extend(as_count(body.get("index")), as_object(body.get("delta")))
+            case "content_block_stop":
+                return self._sign(as_count(body.get("index")))
             case "message_delta":
                 delta = as_object(body.get("delta"))
                 self._stop = as_text(delta.get("stop_reason")) or self._stop
+                self._stop_sequence = find_text(delta.get("stop_sequence")) or self._stop_sequence
                 self._stop_details = as_object(delta.get("stop_details")) or self._stop_details
                 self._update_usage(as_object(body.get("usage")))
             case "message_stop":
@@ -160,14 +167,28 @@ class AnthropicStream:
         text, thought = "".join(self._texts), "".join(self._thoughts)
         if not self._tools:
             refuse_blank(ChatResult(text=text, reasoning=thought, finish_reason=finish), self._request, self._provider)
-        thinking = [block for _index, block in sorted(self._blocks.items()) if block.get("type") in _THINKING]
+        signature = self._packed()
         return ChatDelta(
             finish_reason=finish,
+            stop_sequence=self._stop_sequence,
             usage=read_usage(self._usage) or estimated_usage(self._request, text, thought),
-            reasoning_signature=pack_signature(thinking),
+            # Once is enough, for clients that join what streams give them.
+            reasoning_signature=signature if signature != self._signature else None,
             model=self._model,
             provider_id=self._id,
         )
+
+    def _packed(self) -> str | None:
+        return pack_signature(
+            [block for _index, block in sorted(self._blocks.items()) if block.get("type") in _THINKING]
+        )
+
+    def _sign(self, index: int) -> list[ChatDelta]:
+        """Give a thought's signature with its end, before what follows it."""
+        if self._blocks.get(index, {}).get("type") not in _THINKING:
+            return []
+        self._signature = self._packed()
+        return [ChatDelta(reasoning_signature=self._signature)] if self._signature else []
 
     def _update_usage(self, usage: dict[str, Json]) -> None:
         # Cumulative; a later event may leave fields out or set them to null.

@@ -19,6 +19,7 @@ from app.providers.http_client import WireCall
 from app.providers.payload import as_list, as_object, find_text
 from app.providers.wire import ModelTable, base_url, check_key, refuse, schema_instruction, with_extra
 
+_FAILED = "The tool failed:"
 _RESERVED = frozenset(("n", "functions", "function_call"))
 
 
@@ -217,6 +218,11 @@ class OpenAIWire:
                 {"type": "text", "text": piece} if isinstance(piece, str) else _image(piece)
                 for piece in message.pieces()
             ]
+        if message.is_error:
+            # This format has no field for it; without the word, a failure may read like a result.
+            old = wire["content"]
+            told: Json = {"type": "text", "text": _FAILED}
+            wire["content"] = [told, *old] if isinstance(old, list) else f"{_FAILED}\n{message.text}"
         if message.name is not None and message.role is not Role.TOOL:
             wire["name"] = message.name
         if message.tool_call_id is not None:

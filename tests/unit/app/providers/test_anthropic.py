@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from app.domain.chat import Json
+from app.domain.thinking import pack_signature, thinking_blocks, thinking_text
 from app.providers.anthropic import enforceable
-from app.providers.anthropic_thinking import pack_signature, thinking_blocks, thinking_text
 
 
 def test_what_the_grammar_cannot_enforce_is_said_instead() -> None:
