@@ -56,6 +56,9 @@ def cache_key(request: ChatRequest, scope: str, models: Sequence[str] = ()) -> b
     """
     if any(name in LIVE_EXTRA and text.strip() not in _OFF for name, text in request.extra):
         return None
+    own_fields = request.anthropic_fields or {}
+    if any(name in LIVE_EXTRA and value not in (None, False) for name, value in own_fields.items()):
+        return None
     # What stands behind an address may change, or be gone for the next one who asks.
     if any(image.url is not None for message in request.messages for image in message.images):
         return None

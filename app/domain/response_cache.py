@@ -166,7 +166,7 @@ def _replay_choice(choice: ChatResult, index: int) -> Iterator[ChatDelta]:
             tool_signature=call.signature,
             choice=index,
         )
-    yield ChatDelta(finish_reason=choice.finish_reason, choice=index)
+    yield ChatDelta(finish_reason=choice.finish_reason, stop_sequence=choice.stop_sequence, choice=index)
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -183,7 +183,8 @@ def _is_repeatable(result: ChatResult) -> bool:
 
 
 def _choice_bytes(choice: ChatResult) -> int:
-    texts = (choice.text, choice.reasoning, choice.reasoning_signature, choice.model, choice.provider_id)
+    signature, stop = choice.reasoning_signature, choice.stop_sequence
+    texts = (choice.text, choice.reasoning, signature, stop, choice.model, choice.provider_id)
     calls = sum(
         TOOL_CALL_BYTES + sum(_text_bytes(text) for text in (call.id, call.name, call.arguments, call.signature))
         for call in choice.tool_calls

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import get_type_hints
 
@@ -56,6 +55,7 @@ FULL = ChatRequest(
     extra=(("top_k", "5"), ("verbosity", '"low"')),
 )
 HINTS = get_type_hints(ChatRequest, vars(chat), {"Json": AnyJson})
+MESSAGE_HINTS = get_type_hints(Message, vars(chat), {"Json": AnyJson})
 requests = values_of(ChatRequest)
 
 
@@ -92,32 +92,18 @@ def _same(one: object, other: object) -> bool:
     return repr(one) == repr(other) or (isinstance(one, float) and one == other)
 
 
-def _changed_messages() -> Mapping[str, ChatRequest]:
-    changes: dict[str, Callable[[Message], Message]] = {
-        "role": lambda message: replace(message, role=Role.USER if message.role is not Role.USER else Role.TOOL),
-        "text": lambda message: replace(message, text=f"{message.text}x"),
-        "images": lambda message: replace(message, images=(ImagePart(data_base64="BBBB"),)),
-        "tool_calls": lambda message: replace(message, tool_calls=(ToolCall(id="2", name="look", arguments="{}"),)),
-        "tool_call_id": lambda message: replace(message, tool_call_id="2"),
-        "name": lambda message: replace(message, name="other"),
-        "reasoning": lambda message: replace(message, reasoning="other"),
-        "reasoning_signature": lambda message: replace(message, reasoning_signature="other"),
-        "parts": lambda message: replace(message, parts=("other",)),
-    }
-    assert set(changes) == {field.name for field in fields(Message)}
-    return {
-        f"{index}.{name}": replace(
-            FULL, messages=(*FULL.messages[:index], change(message), *FULL.messages[index + 1 :])
-        )
-        for index, message in enumerate(FULL.messages)
-        for name, change in changes.items()
-    }
-
-
-@pytest.mark.parametrize("changed", _changed_messages().values(), ids=list(_changed_messages()))
-def test_key_changes_with_every_part_of_a_message(changed: ChatRequest) -> None:
+@pytest.mark.parametrize("name", [field.name for field in fields(Message)])
+@settings(deadline=None, max_examples=20)
+@given(data=st.data())
+def test_key_changes_with_every_part_of_a_message(name: str, data: st.DataObject) -> None:
     """The conversation is what is asked, reasoning and signatures of earlier turns included."""
-    assert cache_key(changed, "shared") != key(FULL)
+    index = data.draw(st.integers(0, len(FULL.messages) - 1))
+    value = data.draw(values_of(MESSAGE_HINTS[name]))
+    assume(not _same(value, getattr(FULL.messages[index], name)))
+    messages = list(FULL.messages)
+    messages[index] = replace(messages[index], **{name: value})
+
+    assert cache_key(replace(FULL, messages=tuple(messages)), "shared") != key(FULL)
 
 
 def test_key_changes_with_scope_and_models() -> None:
@@ -167,6 +153,8 @@ def test_call_that_depends_on_more_than_the_request_is_not_cached(name: str) -> 
     assert cache_key(replace(FULL, extra=((name, "true"),)), "s") is None
     assert cache_key(replace(FULL, extra=((name, " false"),)), "s") is not None
     assert cache_key(replace(FULL, extra=((name, "null"),)), "s") is not None
+    assert cache_key(replace(FULL, anthropic_fields={name: {"a": 1}}), "s") is None
+    assert cache_key(replace(FULL, anthropic_fields={name: None}), "s") is not None
 
 
 def test_image_behind_an_address_is_not_cached() -> None:

@@ -28,6 +28,7 @@ choices = st.builds(
         max_size=3,
     ).map(tuple),
     finish_reason=st.sampled_from(list(FinishReason)),
+    stop_sequence=st.none() | st.text(min_size=1, max_size=9),
 )
 results = st.builds(
     replace,
@@ -63,6 +64,7 @@ def put_together(deltas: list[ChatDelta]) -> ChatResult:
             reasoning=(part.reasoning or "") + delta.reasoning if delta.reasoning or part.reasoning else None,
             reasoning_signature=delta.reasoning_signature or part.reasoning_signature,
             finish_reason=delta.finish_reason or part.finish_reason,
+            stop_sequence=delta.stop_sequence or part.stop_sequence,
             tool_calls=tuple(call for (choice, _index), call in calls.items() if choice == delta.choice),
         )
     first, *others = (parts[index] for index in sorted(parts))
