@@ -87,7 +87,7 @@ def to_openai(chat: ChatRequest) -> dict[str, Any]:
 
 
 def asked(**fields: Any) -> ChatRequest:
-    base = {"model": "m", "max_tokens": 9_000, "messages": [{"role": "user", "content": "hi"}]}
+    base: dict[str, Any] = {"model": "m", "max_tokens": 9_000, "messages": [{"role": "user", "content": "hi"}]}
     return FORMAT.parse({**base, **fields}).chat
 
 
@@ -247,7 +247,7 @@ def test_tool_result_of_blocks_keeps_texts_and_images() -> None:
 
 def test_thinking_after_text_stays_with_what_it_led_to() -> None:
     """The API wants every thought back where it stood."""
-    content = [
+    content: list[dict[str, Any]] = [
         {"type": "thinking", "thinking": "a", "signature": "s"},
         {"type": "text", "text": "first"},
         {"type": "thinking", "thinking": "b", "signature": "t"},

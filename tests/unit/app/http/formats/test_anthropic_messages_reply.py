@@ -22,7 +22,7 @@ SERVED = Served(request_id="r1", created_s=1, account="a", provider="anthropic",
 CHAT = ChatRequest(model="m", messages=(Message(role=Role.USER, text="hi"),))
 ASKED = Asked(chat=CHAT)
 USAGE = Usage(input_tokens=100, output_tokens=20, cache_read_tokens=60, cache_write_tokens=30, reasoning_tokens=5)
-WIRE_USAGE = {
+WIRE_USAGE: dict[str, Any] = {
     "input_tokens": 10,
     "cache_creation_input_tokens": 30,
     "cache_read_input_tokens": 60,
@@ -75,7 +75,11 @@ def replay(content: list[dict[str, Any]], stop_reason: str, stop_sequence: str |
     feed("message_start", message={"id": "x", "model": "claude-x", "usage": WIRE_USAGE | {"output_tokens": 1}})
     for index, block in enumerate(content):
         kind = block["type"]
-        empty = {"thinking": {"thinking": "", "signature": ""}, "text": {"text": ""}, "tool_use": {"input": {}}}
+        empty: dict[str, dict[str, Any]] = {
+            "thinking": {"thinking": "", "signature": ""},
+            "text": {"text": ""},
+            "tool_use": {"input": {}},
+        }
         feed("content_block_start", index=index, content_block=block | empty.get(kind, {}))
         if kind == "thinking":
             feed("content_block_delta", index=index, delta={"type": "thinking_delta", "thinking": block["thinking"]})
@@ -114,7 +118,7 @@ def test_stream_of_anthropic_comes_out_block_by_block_as_it_came() -> None:
 
 def test_answer_of_anthropic_comes_out_as_it_came() -> None:
     """A whole answer, too: content, stop and usage are what the provider wrote."""
-    body = {"model": "claude-x", "content": CONTENT, "stop_reason": "tool_use", "usage": WIRE_USAGE}
+    body: Any = {"model": "claude-x", "content": CONTENT, "stop_reason": "tool_use", "usage": WIRE_USAGE}
     written = FORMAT.render(decode(body, CHAT, "anthropic", answer_tool=None), ASKED, SERVED)
 
     assert written == {
@@ -158,7 +162,7 @@ def test_signature_comes_back_whenever_it_came(deltas: list[ChatDelta]) -> None:
     """What a client sends back of a stream is what the provider needs, early or late, its own or another's."""
     wanted = next((delta.reasoning_signature for delta in deltas if delta.reasoning_signature), None)
     built = message_of(events(*deltas, ChatDelta(finish_reason=FinishReason.STOP, usage=USAGE)))
-    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": built["content"]}]
+    messages: Any = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": built["content"]}]
     back = FORMAT.parse({"model": "m", "max_tokens": 9, "messages": messages}).chat.messages[1:]
 
     assert [(turn.text, turn.reasoning, turn.reasoning_signature) for turn in back] == [("a", "why", wanted)]
@@ -168,11 +172,11 @@ def test_signature_of_a_call_comes_back() -> None:
     """Gemini refuses its own calls without it."""
     call = ToolCall(id="t", name="find", arguments='{"a":1}', signature="sig")
     written = FORMAT.render(ChatResult(text="", tool_calls=(call,)), ASKED, SERVED)
-    messages = [{"role": "assistant", "content": written["content"]}]
+    messages: Any = [{"role": "assistant", "content": written["content"]}]
     delta = ChatDelta(tool_index=0, tool_id="t", tool_name="find", tool_arguments='{"a":1}', tool_signature="sig")
 
     assert written["stop_reason"] == "tool_use"
-    assert FORMAT.parse({"max_tokens": 9, "messages": messages}).chat.messages[0].tool_calls == (call,)  # type: ignore[dict-item]
+    assert FORMAT.parse({"max_tokens": 9, "messages": messages}).chat.messages[0].tool_calls == (call,)
     assert message_of(events(delta, ChatDelta(finish_reason=FinishReason.STOP)))["content"][0]["signature"] == "sig"
 
 
@@ -181,8 +185,8 @@ def test_broken_arguments_survive_the_way_there_and_back() -> None:
     call = ToolCall(id="t", name="find", arguments='{"a":')
     written = FORMAT.render(ChatResult(text="", tool_calls=(call,)), ASKED, SERVED)
 
-    messages = [{"role": "assistant", "content": written["content"]}]
-    assert FORMAT.parse({"max_tokens": 9, "messages": messages}).chat.messages[0].tool_calls == (call,)  # type: ignore[dict-item]
+    messages: Any = [{"role": "assistant", "content": written["content"]}]
+    assert FORMAT.parse({"max_tokens": 9, "messages": messages}).chat.messages[0].tool_calls == (call,)
 
 
 @pytest.mark.parametrize(
