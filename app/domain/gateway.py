@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
-from app.domain.chat import ChatRequest
+from app.domain.chat import ChatRequest, LimitObservation
 from app.domain.limits import LimitSpec
 
 AUTO = "auto"
@@ -90,8 +90,8 @@ class EmbeddingRequest:
     inputs: tuple[str, ...]
     dimensions: int | None = None
     user: str | None = None
-    extra: Mapping[str, str] = field(default_factory=dict)
-    """Provider-specific fields as JSON text."""
+    extra: tuple[tuple[str, str], ...] = ()
+    """Provider-specific fields as (name, JSON text)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,3 +101,7 @@ class EmbeddingResult:
     vectors: tuple[tuple[float, ...], ...]
     input_tokens: int
     model: str = ""
+    """The model as the provider names it in its reply."""
+    source: Literal["provider", "estimated"] = "provider"
+    """Who counted ``input_tokens``."""
+    observations: tuple[LimitObservation, ...] = ()

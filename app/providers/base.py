@@ -13,6 +13,7 @@ from typing import Protocol
 from app.domain.accounts import ModelInfo
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult
 from app.domain.errors import UpstreamKind
+from app.domain.gateway import EmbeddingRequest, EmbeddingResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,19 @@ class ProviderAdapter(Protocol):
             UpstreamError: the provider failed, before or after the first delta.
 
         Close the generator (``contextlib.aclosing``) when leaving early: that closes the upstream connection.
+        """
+
+    async def embed(self, request: EmbeddingRequest, *, timeout_s: float) -> EmbeddingResult:
+        """Return the vectors of one upstream request; cancelling closes its connection.
+
+        Args:
+            request: What to embed; ``model`` is the upstream's name.
+            timeout_s: Seconds until the last byte. Positive.
+
+        Raises:
+            RequestError: the provider has no embeddings (``param`` is ``model``), or a field cannot be translated;
+                nothing was sent.
+            UpstreamError: the provider failed.
         """
 
     def calculate_tokens(self, request: ChatRequest) -> int:

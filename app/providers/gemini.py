@@ -14,6 +14,7 @@ from urllib.parse import quote
 from app.domain.accounts import AccountSpec, ModelInfo, StructuredOutput
 from app.domain.chat import ChatRequest, ChatResult, Json, Message, Role, ToolCall
 from app.domain.errors import RequestError
+from app.providers.embeddings import GeminiEmbeddings
 from app.providers.gemini_reply import SIGNATURE_PREFIX, GeminiStream, decode
 from app.providers.http_adapter import HttpAdapter
 from app.providers.http_client import WireCall
@@ -46,7 +47,8 @@ _LEVELS = {"none": "minimal", "minimal": "minimal", "low": "low", "medium": "med
 def create(account: AccountSpec, models: Sequence[ModelInfo]) -> HttpAdapter:
     """Return an adapter of the Gemini API."""
     table = ModelTable(account, models, StructuredOutput.SCHEMA)
-    return HttpAdapter(account, table, GeminiWire(account, table))
+    wire = GeminiWire(account, table)
+    return HttpAdapter(account, table, wire, wire.embeddings())
 
 
 class GeminiWire:
@@ -63,6 +65,10 @@ class GeminiWire:
         url = base_url(account, _URL)
         self._url = url if url.endswith(("/v1beta", "/v1")) else f"{url}/v1beta"
         self._headers = {"content-type": "application/json", "x-goog-api-key": account.api_key}
+
+    def embeddings(self) -> GeminiEmbeddings:
+        """Return the wire of the same account's embeddings."""
+        return GeminiEmbeddings(provider=self.provider, url=self._url, headers=self._headers)
 
     def encode(self, request: ChatRequest, *, stream: bool) -> WireCall:
         """See ``wire.Wire``."""

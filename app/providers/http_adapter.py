@@ -15,8 +15,10 @@ from dataclasses import replace
 from app.domain.accounts import AccountSpec, ModelInfo
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult, Json
 from app.domain.errors import UpstreamError, UpstreamKind
+from app.domain.gateway import EmbeddingRequest, EmbeddingResult
 from app.providers.base import HealthReport
 from app.providers.classify import classify_event, classify_response, garbage, has_error
+from app.providers.embeddings import EmbeddingWire, no_embeddings
 from app.providers.http_client import EventStream, Exchange, HttpReply
 from app.providers.payload import parse_json
 from app.providers.rate_headers import read_observations
@@ -32,12 +34,16 @@ class HttpAdapter:
         account: Whose calls these are.
         models: The models it serves.
         wire: How the provider speaks.
+        embeddings: How it speaks of embeddings; None where it has none.
     """
 
-    def __init__(self, account: AccountSpec, models: ModelTable, wire: Wire) -> None:
+    def __init__(
+        self, account: AccountSpec, models: ModelTable, wire: Wire, embeddings: EmbeddingWire | None = None
+    ) -> None:
         self._account = account
         self._models = models
         self._wire = wire
+        self._embeddings = embeddings
         self._exchange = Exchange(wire.provider)
         self._flights = 0
         self._idle = asyncio.Event()
@@ -73,6 +79,16 @@ class HttpAdapter:
                     yield replace(delta, observations=observations) if observations else delta
                     observations = ()
             await stream.drain()
+
+    async def embed(self, request: EmbeddingRequest, *, timeout_s: float) -> EmbeddingResult:
+        """See ``base.ProviderAdapter``."""
+        if self._embeddings is None:
+            raise no_embeddings(request.model, self._wire.provider)
+        call = self._embeddings.encode(request)
+        async with self._flight():
+            reply = await self._exchange.fetch(call, timeout_s=timeout_s)
+        result = self._embeddings.decode(self._json(reply), request)
+        return replace(result, observations=read_observations(reply.headers, now_s=time.time()))
 
     def calculate_tokens(self, request: ChatRequest) -> int:
         """See ``base.ProviderAdapter``."""

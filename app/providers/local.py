@@ -22,7 +22,9 @@ from typing import Protocol
 from app.domain.accounts import AccountSpec, ModelInfo, StructuredOutput
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult, FinishReason, Json, Role, Usage
 from app.domain.errors import ConfigurationError, UpstreamError, UpstreamKind
+from app.domain.gateway import EmbeddingRequest, EmbeddingResult
 from app.providers.base import HealthReport
+from app.providers.embeddings import no_embeddings
 from app.providers.local_engine import LocalCompletion, LocalEngine, find_embedded_model
 from app.providers.payload import as_list, as_object, find_text, parse_json
 from app.providers.think_tags import ThinkSplitter
@@ -179,6 +181,10 @@ class LocalAdapter:
             whole = replace(said, text=said.text + text, finish_reason=_finish(completion))
             refuse_blank(whole, request, self._account.provider.value)
             yield ChatDelta(finish_reason=_finish(completion), usage=_usage(completion), model=request.model)
+
+    async def embed(self, request: EmbeddingRequest, *, timeout_s: float) -> EmbeddingResult:
+        """See ``base.ProviderAdapter``. The embedded model only chats."""
+        raise no_embeddings(request.model, self._account.provider.value)
 
     def calculate_tokens(self, request: ChatRequest) -> int:
         """See ``base.ProviderAdapter``."""

@@ -14,6 +14,7 @@ from enum import StrEnum
 from app.domain.accounts import AccountSpec, ModelInfo, StructuredOutput
 from app.domain.chat import ChatRequest, ChatResult, ImagePart, Json, Message, Role, ToolSpec
 from app.providers import openai_reply
+from app.providers.embeddings import OpenAIEmbeddings
 from app.providers.http_adapter import HttpAdapter
 from app.providers.http_client import WireCall
 from app.providers.payload import as_list, as_object, find_text
@@ -55,6 +56,7 @@ class Dialect:
     """Request fields that the server ignores in silence: we refuse them instead."""
     stream_options: dict[str, Json] = field(default_factory=lambda: {"include_usage": True})
     key_required: bool = True
+    embeddings: bool = True
     strict_tools_path: str | None = None
     """Strict tools work only at base addresses that end with this."""
 
@@ -80,6 +82,7 @@ DEEPSEEK = Dialect(
     reasoning_back=ReasoningBack.TOOL_TURNS_ALWAYS,
     user="user_id",
     images=False,
+    embeddings=False,
     structured=StructuredOutput.JSON_OBJECT,
     refused=frozenset(("n", "seed", "parallel_tool_calls")),
     strict_tools_path="/beta",
@@ -124,6 +127,10 @@ class OpenAIWire:
             value = dict(account.options).get(option)
             if value:
                 self._headers[f"openai-{option}"] = value
+
+    def embeddings(self) -> OpenAIEmbeddings:
+        """Return the wire of the same account's embeddings."""
+        return OpenAIEmbeddings(provider=self.provider, url=self._url, headers=self._headers)
 
     def encode(self, request: ChatRequest, *, stream: bool) -> WireCall:
         """See ``wire.Wire``."""
@@ -245,7 +252,8 @@ class OpenAIWire:
 
 def _adapter(account: AccountSpec, models: Sequence[ModelInfo], dialect: Dialect) -> HttpAdapter:
     table = ModelTable(account, models, dialect.structured)
-    return HttpAdapter(account, table, OpenAIWire(account, table, dialect))
+    wire = OpenAIWire(account, table, dialect)
+    return HttpAdapter(account, table, wire, wire.embeddings() if dialect.embeddings else None)
 
 
 def create_openai(account: AccountSpec, models: Sequence[ModelInfo]) -> HttpAdapter:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from app.domain.accounts import ModelInfo
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult, FinishReason, Usage
+from app.domain.gateway import EmbeddingRequest, EmbeddingResult
 from app.providers.base import HealthReport
 
 Behaviour = Callable[[ChatRequest], ChatResult]
@@ -48,6 +49,10 @@ class FakeAdapter:
     ) -> AsyncGenerator[ChatDelta, None]:
         result = await self.chat_completion(request, timeout_s=timeout_s)
         yield ChatDelta(text=result.text, finish_reason=FinishReason.STOP, usage=result.usage)
+
+    async def embed(self, request: EmbeddingRequest, *, timeout_s: float) -> EmbeddingResult:
+        vectors = tuple((float(len(text)), 1.0) for text in request.inputs)
+        return EmbeddingResult(vectors=vectors, input_tokens=len(request.inputs), model=request.model)
 
     def calculate_tokens(self, request: ChatRequest) -> int:
         return 1
