@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fastapi import FastAPI
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.http.errors import error_body
 from app.http.formats.anthropic_messages import AnthropicMessages
 from app.http.formats.openai_chat import OpenAIChat
 from app.http.formats.openai_responses import OpenAIResponses
+from app.http.gateway import openapi
 from app.http.gateway.door import ChatDoor, GatewayFactory, Keys
 from app.http.gateway.routes import answering, count_message_tokens, explain_route, get_model, list_models
 
@@ -23,12 +26,19 @@ class HotPaths:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] == "http" and scope["method"] == "POST":
-            door = self._doors.get(scope["path"])
-            if door is not None:
-                await door(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        door = self._doors.get(scope["path"]) if scope["type"] == "http" else None
+        if door is None or scope["method"] == "OPTIONS":
+            await self._app(scope, receive, send)
+        elif scope["method"] == "POST":
+            await door(scope, receive, send)
+        else:
+            await _not_offered(scope["method"], scope["path"])(scope, receive, send)
+
+
+def _not_offered(method: str, path: str) -> JSONResponse:
+    message = f"{method} is not offered at {path!r}."
+    body = error_body("method_not_allowed_error", message, param=None, remedy="Use POST.")
+    return JSONResponse(body, status_code=405, headers={"allow": "POST"})
 
 
 def mount(app: FastAPI, gateway: GatewayFactory) -> None:
@@ -49,8 +59,16 @@ def mount(app: FastAPI, gateway: GatewayFactory) -> None:
     }
     app.add_middleware(HotPaths, doors=doors)
     for prefix in ("/v1", "/api/v1"):
-        app.add_api_route(f"{prefix}/models", answering(list_models), methods=["GET"], tags=["gateway"])
-        app.add_api_route(f"{prefix}/models/{{model:path}}", answering(get_model), methods=["GET"], tags=["gateway"])
-    app.add_api_route("/v1/route/explain", answering(explain_route), methods=["POST"], tags=["gateway"])
-    counting = answering(count_message_tokens, messages)
-    app.add_api_route("/v1/messages/count_tokens", counting, methods=["POST"], tags=["gateway"])
+        app.add_api_route(f"{prefix}/models", answering(list_models), **_get("ModelList"))
+        one = _get("Model", path="model", statuses=(404,))
+        app.add_api_route(f"{prefix}/models/{{model:path}}", answering(get_model), **one)
+    explaining = openapi.quiet("ExplainAnswer", body="ExplainRequest", statuses=(403, 404))
+    app.add_api_route("/v1/route/explain", answering(explain_route), methods=["POST"], tags=[openapi.TAG], **explaining)
+    counting = openapi.quiet("CountAnswer", body="CountRequest", shape="AnthropicError")
+    endpoint = answering(count_message_tokens, messages)
+    app.add_api_route("/v1/messages/count_tokens", endpoint, methods=["POST"], tags=[openapi.TAG], **counting)
+    openapi.install(app)
+
+
+def _get(answer: str, *, path: str | None = None, statuses: tuple[int, ...] = ()) -> openapi.Object:
+    return {"methods": ["GET"], "tags": [openapi.TAG], **openapi.quiet(answer, path=path, statuses=statuses)}

@@ -63,7 +63,7 @@ def answering(handle: Handler, form: ClientFormat = _OPENAI) -> Callable[[Reques
         except (GatewayError, HttpProblem) as error:
             return refused(error, request.headers.get("x-request-id", ""), form)
 
-    endpoint.__doc__ = handle.__doc__
+    endpoint.__name__, endpoint.__doc__ = handle.__name__, handle.__doc__
     return endpoint
 
 
