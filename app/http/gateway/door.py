@@ -1,6 +1,7 @@
 """The gateway's hot path: one ASGI function for every chat format, without a framework in between.
 
-Reads, asks the gateway, writes. A client that goes away takes its upstream call with it.
+Reads, asks the gateway, writes. A client that goes away takes its upstream call with it. ``x-request-id`` is not
+written here: Ray Serve names every request and its answer, and takes a name that the client gives.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class ChatDoor:
         """Answer one request."""
         began_s = time.perf_counter()
         headers = reading.headers_by_name(scope)
-        request_id = uuid.uuid4().hex
+        request_id = reading.find_request_id(headers) or uuid.uuid4().hex
         try:
             await self._serve(headers, receive, send, request_id, began_s)
         except reading.ClientGoneError:
@@ -82,17 +83,17 @@ class ChatDoor:
         except GatewayError as error:
             status, kind = status_of(error)
             body = self._form.error(status, kind, message_of(error), param=error.param, request_id=request_id)
-            await _send_json(send, status, body, [_id_header(request_id), *headers_of(error, status)])
+            await _send_json(send, status, body, headers_of(error, status))
         except HttpProblem as problem:
             body = self._form.error(
                 problem.status, problem_type(problem), problem.message, param=problem.param, request_id=request_id
             )
-            await _send_json(send, problem.status, body, [_id_header(request_id)])
+            await _send_json(send, problem.status, body, [])
         except Exception:
             logger.exception("request %s failed unexpectedly", request_id)
             message = "Tutti failed unexpectedly; the server's log says more."
             body = self._form.error(500, "internal_error", message, param=None, request_id=request_id)
-            await _send_json(send, 500, body, [_id_header(request_id)])
+            await _send_json(send, 500, body, [])
 
     async def _serve(
         self, headers: Mapping[bytes, bytes], receive: Receive, send: Send, request_id: str, began_s: float
@@ -134,7 +135,7 @@ class ChatDoor:
                 await asyncio.wait({opening}, timeout=KEEPALIVE_S)
                 if not opening.done():
                     if not started:
-                        await _start(send, [*STREAM_HEADERS, _id_header(call.request_id)])
+                        await _start(send, STREAM_HEADERS)
                         started = True
                     await _send_part(send, KEEPALIVE)
         except asyncio.CancelledError:
@@ -179,11 +180,7 @@ class ChatDoor:
 
     def _headers(self, gateway: Gateway, call: ClientCall, facts: Facts, began_s: float) -> Headers:
         ours_s = time.perf_counter() - began_s - facts.upstream_s
-        return [
-            _id_header(call.request_id),
-            *answer_headers(facts, ours_s),
-            *limit_headers(call.caller, gateway.limits(call.caller)),
-        ]
+        return [*answer_headers(facts, ours_s), *limit_headers(call.caller, gateway.limits(call.caller))]
 
 
 async def _cancel_when_gone(receive: Receive, task: asyncio.Task[object] | None) -> None:
@@ -207,7 +204,3 @@ async def _send_json(send: Send, status: int, body: Mapping[str, Json], headers:
     all_headers = [JSON_TYPE, (b"content-length", str(len(content)).encode()), *headers]
     await send({"type": "http.response.start", "status": status, "headers": all_headers})
     await send({"type": "http.response.body", "body": content})
-
-
-def _id_header(request_id: str) -> tuple[bytes, bytes]:
-    return b"x-request-id", request_id.encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ BODY_BYTES_MAX = 32 * 1024 * 1024
 """Images travel in bodies; providers take about as much."""
 DEADLINE_MAX_S = 3_600.0
 NO_WISH = RoutingWish()
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 class ClientGoneError(Exception):
@@ -96,6 +98,12 @@ def identify(headers: Mapping[bytes, bytes], callers: CallerIndex) -> Caller:
     if caller is None:
         raise AccessError("this API key is not known", known=False, remedy="ask whoever runs this server for a key")
     return caller
+
+
+def find_request_id(headers: Mapping[bytes, bytes]) -> str | None:
+    """Return the request's name, as Ray Serve or the client chose it; None where there is none that can be repeated."""
+    name = headers.get(b"x-request-id", b"")
+    return name.decode() if _REQUEST_ID.fullmatch(name) else None
 
 
 def read_wish(headers: Mapping[bytes, bytes]) -> RoutingWish:
