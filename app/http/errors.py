@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from app.domain.chat import Json
 from app.domain.errors import (
+    AccessError,
     CallLostError,
     CancelledError,
     CapacityError,
@@ -27,6 +28,7 @@ from app.domain.errors import (
     GatewayError,
     InternalError,
     NotFoundError,
+    QuotaError,
     RequestError,
     TokenBudgetError,
     UpstreamError,
@@ -61,6 +63,10 @@ TABLE: Mapping[type[GatewayError], WireKind] = {
     ),
     TokenBudgetError: WireKind(
         status=400, type="token_budget_error", remedy="Raise `max_tokens_total`, or leave it out."
+    ),
+    AccessError: WireKind(status=401, type="authentication_error", remedy="Send a key that this server knows."),
+    QuotaError: WireKind(
+        status=429, type="rate_limit_error", remedy="Come back when `retry-after` says, or ask for a larger limit."
     ),
     UpstreamError: WireKind(
         status=502, type="upstream_error", remedy="Try again; `tutti accounts` shows the state of every account."

@@ -32,6 +32,7 @@ _PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     AnyJson: _JSON,
     LimitSpec: st.builds(LimitSpec, rpm=st.none() | st.integers(1, 9), burst_ms=st.integers(0, 9)),
     Charge: st.builds(Charge, requests=st.integers(0, 9), input_tokens=st.integers(0, 9)),
+    UpstreamError: st.just(UpstreamError("z", kind=UpstreamKind.MINUTE_LIMIT, account="a", retry_after_s=2.0)),
     GatewayError: st.sampled_from(
         [InternalError("x", remedy="y"), UpstreamError("z", kind=UpstreamKind.CUT, account="a", billed=None)]
     ),
