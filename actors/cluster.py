@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import socket
 import subprocess
 import tempfile
@@ -24,8 +25,6 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # A cluster of our own on loopback, reachable by this machine only, needs no token.
-    "RAY_AUTH_MODE": "disabled",
 }
 SERVE_ENVIRONMENT = {
     # One HAProxy in front, replicas answer it directly: a twentieth of the CPU of Serve's own Python proxy.
@@ -78,6 +77,9 @@ def start_local(*, namespace: str) -> None:
     _folder = tempfile.TemporaryDirectory(prefix="tutti-haproxy-", ignore_cleanup_errors=True)
     for name, value in {**ENVIRONMENT, **SERVE_ENVIRONMENT, **_separate_serve(Path(_folder.name))}.items():
         os.environ.setdefault(name, value)
+    # Ray listens on every interface of the machine: only who has this token may talk to it. ``ray.init`` demands it by
+    # itself, unless RAY_AUTH_MODE says otherwise.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     # Ray warns when it is started outside the main thread; the starter handles its signals itself.
     logging.getLogger("ray").setLevel(logging.ERROR)
     marker = uuid.uuid4().hex
