@@ -2,7 +2,7 @@
 
 No retries, no redirects, no proxies or certificates from the environment, no cookies, bounded pools, split timeouts.
 ``Exchange`` makes single requests and turns every transport failure into an ``UpstreamError``; what a response means
-is for others to say.
+is for others to say. Directly on aiohttp: see docs/adr/0004-aiohttp-client.md.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Literal
 from urllib.parse import urlsplit
 
 import aiohttp
-import httpx
-from httpx_aiohttp import AiohttpTransport
+import certifi
 
 from app.domain.errors import UpstreamError, UpstreamKind
 from app.providers.classify import garbage
@@ -39,8 +37,9 @@ STREAM_BYTES_MAX = 64 * 1024 * 1024
 DRAIN_TIMEOUT_S = 0.25
 """What the end of a finished stream may take; then its connection is closed instead of kept."""
 
-# aiohttp errors that the transport passes on unmapped, beside the mapped ones.
-_TRANSPORT_ERRORS = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError)
+_TRANSPORT_ERRORS = (aiohttp.ClientError, OSError, ValueError)
+# What fails before a byte of the request is sent. ValueError: an address or a header that cannot be sent at all.
+_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ValueError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,41 +58,40 @@ class HttpReply:
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
+    """Case-insensitive; of a header that came twice, the first."""
     body: bytes = field(repr=False)
 
 
 class _Shared:
     def __init__(self) -> None:
-        self.client = _create_client()
+        self.session = _create_session()
         self.users = 0
 
 
 _shared_by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = weakref.WeakKeyDictionary()
 
 
-def _create_client() -> httpx.AsyncClient:
-    # An account's cookies must not follow another account's requests: neither layer keeps any.
-    nobody = CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-    tls = _tls_context()
-
-    def session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=CONNECTIONS_MAX, keepalive_timeout=KEEPALIVE_S, ssl=tls)
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
-
-    return httpx.AsyncClient(
-        transport=AiohttpTransport(verify=tls, trust_env=False, client=session),
-        cookies=nobody,
-        follow_redirects=False,
+def _create_session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, keepalive_timeout=KEEPALIVE_S, ssl=_tls_context()),
+        # One timeout for all requests: the callers bound the whole, which differs, by the event loop.
+        timeout=aiohttp.ClientTimeout(total=None, connect=POOL_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S),
+        # An account's cookies must not follow another account's requests.
+        cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         # Answers are small; compression would only delay the tokens of a stream.
         headers={"accept-encoding": "identity", "user-agent": "tutti"},
+        auto_decompress=False,
     )
 
 
 @cache
 def _tls_context() -> ssl.SSLContext:
-    """Return the one TLS context: reading the certificates costs tens of milliseconds."""
-    return httpx.create_ssl_context(trust_env=False)
+    """Return the one TLS context: reading the certificates costs tens of milliseconds.
+
+    By name, because without one the environment may say which certificates are trusted.
+    """
+    return ssl.create_default_context(cafile=certifi.where())
 
 
 class Exchange:
@@ -115,16 +113,21 @@ class Exchange:
         Raises:
             UpstreamError: CONNECTION, TIMEOUT, CUT or GARBAGE (too large, not HTTP).
         """
-        began = False
+        response: aiohttp.ClientResponse | None = None
         try:
-            async with asyncio.timeout(timeout_s), self._open(call, timeout_s) as response:
-                began = response.is_success
+            async with asyncio.timeout(timeout_s) as clock:
+                response = await self._send(call)
                 body = await self._body(response)
-                return HttpReply(status=response.status_code, headers=response.headers, body=body)
-        except TimeoutError:
-            failure = self._too_late(f"gave no complete answer within {timeout_s:g} s")
+                return HttpReply(status=response.status, headers=response.headers, body=body)
         except _TRANSPORT_ERRORS as error:
-            failure = self._transport_error(error, call, began=began)
+            if clock.expired():
+                failure = self._too_late(f"gave no complete answer within {timeout_s:g} s")
+            else:
+                failure = self._transport_error(error, call, began=response is not None and _is_success(response))
+        finally:
+            if response is not None:
+                # Closes the connection unless the body was read to its end.
+                response.release()
         # Raised out here, so that no context hangs on it: aiohttp's errors hold the request's headers, hence the key.
         raise failure
 
@@ -135,23 +138,23 @@ class Exchange:
         Raises:
             UpstreamError: as ``fetch``; here for the time until the response's headers.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        opened = self._open(call, timeout_s)
+        deadline = asyncio.get_running_loop().time() + timeout_s
         failure: UpstreamError | None = None
         try:
-            async with asyncio.timeout_at(deadline):
-                response = await opened.__aenter__()
-        except TimeoutError:
-            failure = self._too_late(f"did not begin to answer within {timeout_s:g} s")
+            async with asyncio.timeout_at(deadline) as clock:
+                response = await self._send(call)
         except _TRANSPORT_ERRORS as error:
-            failure = self._transport_error(error, call, began=False)
+            if clock.expired():
+                failure = self._too_late(f"did not begin to answer within {timeout_s:g} s")
+            else:
+                failure = self._transport_error(error, call, began=False)
         if failure is not None:
             raise failure
+        stream = EventStream(self, call, response, deadline=deadline, idle_timeout_s=idle_timeout_s)
         try:
-            yield EventStream(self, call, response, deadline=deadline, idle_timeout_s=idle_timeout_s)
+            yield stream
         finally:
-            await opened.__aexit__(None, None, None)
+            stream._close()
 
     async def aclose(self) -> None:
         """Give the shared client up; the last user closes it. Idempotent."""
@@ -163,65 +166,59 @@ class Exchange:
             loop = asyncio.get_running_loop()
             if _shared_by_loop.get(loop) is shared:
                 del _shared_by_loop[loop]
-            await shared.client.aclose()
+            await shared.session.close()
 
-    @asynccontextmanager
-    async def _open(self, call: WireCall, timeout_s: float) -> AsyncIterator[httpx.Response]:
-        # The transport's "pool" bounds pool and connecting together, "read" each read; the callers bound the whole.
-        timeout = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=POOL_TIMEOUT_S)
-        request = self._client().build_request(
-            call.method, call.url, headers=dict(call.headers), content=call.body or None, timeout=timeout
+    async def _send(self, call: WireCall) -> aiohttp.ClientResponse:
+        """Return the response once its headers are there. A POST is never repeated; aiohttp may repeat a GET once."""
+        shared = self._shared or self._join()
+        return await shared.session.request(
+            call.method, call.url, headers=call.headers, data=call.body or None, allow_redirects=False
         )
-        response = await self._client().send(request, stream=True)
-        try:
-            yield response
-        finally:
-            await response.aclose()
 
-    def _client(self) -> httpx.AsyncClient:
-        if self._shared is None:
-            loop = asyncio.get_running_loop()
-            shared = _shared_by_loop.get(loop)
-            if shared is None:
-                shared = _shared_by_loop[loop] = _Shared()
-            shared.users += 1
-            self._shared = shared
-        return self._shared.client
+    def _join(self) -> _Shared:
+        loop = asyncio.get_running_loop()
+        shared = _shared_by_loop.get(loop)
+        if shared is None:
+            shared = _shared_by_loop[loop] = _Shared()
+        shared.users += 1
+        self._shared = shared
+        return shared
 
-    async def _body(self, response: httpx.Response) -> bytes:
+    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
         """Read the body within its bound; of a refusal as much as comes."""
-        body = bytearray()
-        bound = BODY_BYTES_MAX if response.is_success else ERROR_BODY_BYTES_MAX
+        success = _is_success(response)
+        bound = BODY_BYTES_MAX if success else ERROR_BODY_BYTES_MAX
+        content, pieces, size_bytes = response.content, [], 0
         try:
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > bound:
-                    if not response.is_success:
+            while piece := await content.readany():
+                pieces.append(piece)
+                size_bytes += len(piece)
+                if size_bytes > bound:
+                    if not success:
                         break
                     raise garbage(self._provider, f"sent more than {bound} bytes", billed=True)
-        except _TRANSPORT_ERRORS:
-            if response.is_success:
+                if content.at_eof():
+                    break
+        except (aiohttp.ClientError, OSError):
+            if success:
                 raise
-        return bytes(body)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _too_late(self, what: str) -> UpstreamError:
         return UpstreamError(f"{self._provider} {what}", kind=UpstreamKind.TIMEOUT, billed=None)
 
     def _transport_error(self, error: Exception, call: WireCall, *, began: bool) -> UpstreamError:
         """Translate a failure below HTTP; ``began`` tells whether a successful response's headers had come."""
-        cause = error.__cause__ or error
         origin = _origin(call.url)
-        if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | httpx.InvalidURL):
+        if isinstance(error, _NOT_SENT):
             return UpstreamError(
-                f"cannot connect to {self._provider} at {origin!r} ({type(cause).__name__}): check base_url and the "
+                f"cannot connect to {self._provider} at {origin!r} ({type(error).__name__}): check base_url and the "
                 "network",
                 kind=UpstreamKind.CONNECTION,
                 billed=False,
             )
-        if isinstance(error, aiohttp.ClientResponseError | httpx.DecodingError):
+        if isinstance(error, aiohttp.ClientResponseError):
             return garbage(self._provider, f"at {origin!r} does not speak HTTP", billed=None)
-        if isinstance(cause, TimeoutError):
-            return self._too_late("did not answer in time")
         if began:
             return UpstreamError(f"{self._provider}'s answer broke off", kind=UpstreamKind.CUT, billed=None)
         # The request may have arrived: whether it was billed is unknown.
@@ -234,16 +231,25 @@ class EventStream:
     """A streamed response: its head, then its events or, where it is a refusal, its body."""
 
     def __init__(
-        self, exchange: Exchange, call: WireCall, response: httpx.Response, *, deadline: float, idle_timeout_s: float
+        self,
+        exchange: Exchange,
+        call: WireCall,
+        response: aiohttp.ClientResponse,
+        *,
+        deadline: float,
+        idle_timeout_s: float,
     ) -> None:
         self._exchange = exchange
         self._call = call
         self._response = response
+        self._content = response.content
+        self._loop = asyncio.get_running_loop()
         self._deadline = deadline
         self._idle_timeout_s = idle_timeout_s
-        # A response can be iterated once only.
-        self._chunks = response.aiter_bytes()
-        self.status = response.status_code
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0
+        self._waits_until: float | None = None
+        self.status: int = response.status
         self.headers: Mapping[str, str] = response.headers
 
     @property
@@ -255,12 +261,13 @@ class EventStream:
     async def body(self) -> bytes:
         """Return the body of a response that is no event stream."""
         try:
-            async with asyncio.timeout_at(self._deadline):
+            async with asyncio.timeout_at(self._deadline) as clock:
                 return await self._exchange._body(self._response)
-        except TimeoutError:
-            failure = self._exchange._too_late("gave no complete answer in time")
         except _TRANSPORT_ERRORS as error:
-            failure = self._exchange._transport_error(error, self._call, began=self._response.is_success)
+            if clock.expired():
+                failure = self._exchange._too_late("gave no complete answer in time")
+            else:
+                failure = self._exchange._transport_error(error, self._call, began=_is_success(self._response))
         raise failure
 
     async def events(self) -> AsyncGenerator[SseEvent, None]:
@@ -269,43 +276,89 @@ class EventStream:
         Raises:
             UpstreamError: TIMEOUT (idle or whole), CUT, or GARBAGE (an event or the stream is too large).
         """
-        loop = asyncio.get_running_loop()
         parser, size_bytes = SseParser(), 0
-        idle_deadline = loop.time() + self._idle_timeout_s
+        idle_deadline = self._loop.time() + self._idle_timeout_s
         while True:
             chunk = await self._next(idle_deadline)
             try:
-                events = parser.end() if chunk is None else parser.feed(chunk)
+                events = parser.feed(chunk) if chunk else parser.end()
             except EventTooLargeError:
                 raise garbage(self._exchange._provider, "sent an event beyond the bound", billed=True) from None
             for event in events:
                 yield event
-            if chunk is None:
+            if not chunk:
                 return
             size_bytes += len(chunk)
             if size_bytes > STREAM_BYTES_MAX:
                 raise garbage(self._exchange._provider, "sent a stream beyond the bound", billed=True)
             if events:
                 # Comments keep nothing alive; the consumer's own time between events does not count.
-                idle_deadline = loop.time() + self._idle_timeout_s
+                idle_deadline = self._loop.time() + self._idle_timeout_s
 
     async def drain(self) -> None:
         """Read the rest of a stream that has said its last word, so that its connection can be kept."""
-        with contextlib.suppress(TimeoutError, *_TRANSPORT_ERRORS):
+        if self._content.at_eof():
+            return
+        with contextlib.suppress(*_TRANSPORT_ERRORS):
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
-                async for _chunk in self._chunks:
+                while await self._content.readany():
                     pass
 
-    async def _next(self, idle_deadline: float) -> bytes | None:
+    async def _next(self, idle_deadline: float) -> bytes:
+        """Return what has come, at least one byte; nothing at the end."""
+        until = min(self._deadline, idle_deadline)
+        self._watch(until)
+        self._waits_until = until
         try:
-            async with asyncio.timeout_at(min(self._deadline, idle_deadline)):
-                return await anext(self._chunks, None)
-        except TimeoutError:
-            what = "sent nothing for too long" if idle_deadline < self._deadline else "gave no complete answer in time"
-            failure = self._exchange._too_late(what)
+            chunk: bytes = await self._content.readany()
+            return chunk
         except _TRANSPORT_ERRORS as error:
-            failure = self._exchange._transport_error(error, self._call, began=True)
+            if not isinstance(error, _WaitedTooLongError):
+                failure = self._exchange._transport_error(error, self._call, began=True)
+            elif idle_deadline < self._deadline:
+                failure = self._exchange._too_late("sent nothing for too long")
+            else:
+                failure = self._exchange._too_late("gave no complete answer in time")
+        finally:
+            self._waits_until = None
         raise failure
+
+    def _watch(self, until: float) -> None:
+        """Have the alarm ring at ``until`` or earlier.
+
+        One alarm for many waits, moved when it rings: a timer for every chunk would cost as much as reading it.
+        """
+        if self._alarm is not None:
+            if self._alarm_at <= until:
+                return
+            self._alarm.cancel()
+        self._alarm_at = until
+        self._alarm = self._loop.call_at(until, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        if self._waits_until is None:
+            # The consumer is busy with the last event; the next wait sets the alarm again.
+            return
+        if self._loop.time() < self._waits_until:
+            self._watch(self._waits_until)
+        else:
+            self._content.set_exception(_WaitedTooLongError())
+
+    def _close(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        # Closes the connection unless the stream was read to its end.
+        self._response.release()
+
+
+class _WaitedTooLongError(TimeoutError):
+    """Our own alarm rang, which no error of the network is to be taken for."""
+
+
+def _is_success(response: aiohttp.ClientResponse) -> bool:
+    return 200 <= int(response.status) < 300
 
 
 def _origin(url: str) -> str:

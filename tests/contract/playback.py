@@ -1,7 +1,7 @@
 """A real HTTP server on loopback that plays recorded bytes and keeps what it was sent.
 
 One recording is one JSON file: what we must send, and the provider's response as pieces of bytes. Knows nothing of the
-adapters; nothing of httpx is replaced.
+adapters; nothing of the HTTP client is replaced.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Playback:
             if "pause_s" in response:
                 await asyncio.sleep(response["pause_s"])
         ending = response.get("ending", "whole")
-        if ending == "whole":
+        if ending.startswith("whole"):
             writer.write(b"0\r\n\r\n")
             await writer.drain()
         elif ending == "hang":
@@ -119,6 +119,25 @@ def sse(*events: Any, done: bool = True) -> dict[str, Any]:
     """Return a response that streams ``events`` as OpenAI does."""
     pieces = [f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n" for event in events]
     return {"headers": {"content-type": "text/event-stream"}, "pieces": pieces + ["data: [DONE]\n\n"] * done}
+
+
+def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> dict[str, Any]:
+    """Return one chunk of an OpenAI stream."""
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}
+
+
+ANSWER = {"json": {"choices": [{"index": 0, "message": {"content": "Here."}, "finish_reason": "stop"}]}}
+"""A whole answer."""
+HALF: dict[str, dict[str, Any]] = {
+    "openai": sse(chunk({"content": "He"}), chunk({"content": "re"}), done=False),
+    "gemini": sse({"candidates": [{"content": {"parts": [{"text": "Here"}]}, "index": 0}]}, done=False),
+    "anthropic": sse(
+        {"type": "message_start", "message": {"usage": {"input_tokens": 3, "output_tokens": 1}}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "Here"}},
+        done=False,
+    ),
+}
+"""By provider: a stream that ends before its answer does."""
 
 
 async def _read_request(reader: asyncio.StreamReader) -> Sent | None:
