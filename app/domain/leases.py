@@ -8,6 +8,7 @@ ask at all. Everything here crosses actor borders: frozen, plain, picklable.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,12 +74,20 @@ class Bundle:
     input_tokens: int
     output_tokens_max: int
 
+    def call_ids(self) -> Iterator[str]:
+        """Yield the names of the permits."""
+        return (f"{self.prefix}/{number}" for number in range(self.count))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
     """Everything that a holder has to say to one host, in one message."""
 
     owner: str
+    number: int = 0
+    """Grows with every message of an owner; one that comes after a later one is void. 0 is not numbered."""
+    lost: tuple[int, ...] = ()
+    """Messages whose answers never came: nobody knows the permits in them, so they go back."""
     reports: tuple[PermitReport, ...] = ()
     wishes: tuple[PermitWish, ...] = ()
     bundles: tuple[BundleWish, ...] = ()

@@ -16,13 +16,19 @@ from app.domain.leases import BUNDLE_MAX, Bundle, BundleWish, Exchange, PermitRe
 
 SILENCE_NS = 30 * SECOND_NS
 """A holder that has said nothing for this long is gone, and so are its connections to the provider."""
+NOT_SERVED = "not served here now"
+"""Refused for no limit: the account is unknown here, or its host is draining."""
 _EPOCH_ENDS = frozenset({UpstreamKind.MINUTE_LIMIT, UpstreamKind.DAY_LIMIT, UpstreamKind.DEAD_KEY})
 
 
 @dataclass(slots=True)
 class _Owner:
     seen_ns: int
-    held: dict[str, Order] = field(default_factory=dict)
+    settled: int = 0
+    granted: int = 0
+    """Numbers of the latest messages that were settled and granted."""
+    held: dict[str, tuple[Order, int]] = field(default_factory=dict)
+    """With the number of the message that was answered with it."""
 
 
 class PermitOffice:
@@ -47,13 +53,20 @@ class PermitOffice:
     def settle(self, message: Exchange, now_ns: int, wall_ns: int) -> set[tuple[str, str]]:
         """Book what became of permits; unknown ones (settled before, or of another life) are ignored.
 
+        A message that was overtaken by a later one is ignored: its owner has called it lost and said everything again.
+
         Returns:
             The (account, model) pairs that moved.
         """
         owner = self._owner(message.owner, now_ns)
-        moved = set()
-        for report in message.reports:
-            order = owner.held.pop(report.call_id, None)
+        moved: set[tuple[str, str]] = set()
+        if 0 < message.number <= owner.settled:
+            return moved
+        owner.settled = max(owner.settled, message.number)
+        unheard = [call_id for call_id, (_order, number) in owner.held.items() if number in message.lost]
+        lost = [PermitReport(call_id=call_id, ending="withdrawn") for call_id in unheard]
+        for report in (*lost, *message.reports):
+            order, _number = owner.held.pop(report.call_id, (None, 0))
             if order is not None:
                 self._book_report(order, report, now_ns, wall_ns)
                 moved.add((order.account, order.model))
@@ -62,16 +75,18 @@ class PermitOffice:
     def grant(self, message: Exchange, now_ns: int, wall_ns: int) -> tuple[list[Admission], list[Bundle]]:
         """Answer wishes one by one, in order, and bundles while there is plenty."""
         owner = self._owner(message.owner, now_ns)
+        closed = self.closed or 0 < message.number <= owner.granted or message.number < owner.settled
+        owner.granted = max(owner.granted, message.number)
         admissions = [
             self._admit(owner, wish, now_ns, wall_ns)
-            if not self.closed and self._book.serves(wish.account, wish.model)
-            else Admission(call_id=wish.call_id, admitted=False, start_in_s=1.0, reason="not served here now")
+            if not closed and self._book.serves(wish.account, wish.model)
+            else Admission(call_id=wish.call_id, admitted=False, start_in_s=1.0, reason=NOT_SERVED)
             for wish in message.wishes
         ]
         bundles = [
             bundle
             for wish in message.bundles
-            if not self.closed
+            if not closed
             and self._book.serves(wish.account, wish.model)
             and (bundle := self._bundle(owner, wish, now_ns, wall_ns)) is not None
         ]
@@ -82,7 +97,7 @@ class PermitOffice:
         for name, owner in list(self._owners.items()):
             if now_ns - owner.seen_ns > SILENCE_NS:
                 del self._owners[name]
-                for call_id, order in owner.held.items():
+                for call_id, (order, _number) in owner.held.items():
                     self._book.end(order, call_id, Ending.CANCELLED, now_ns)
 
     @property
@@ -102,7 +117,7 @@ class PermitOffice:
             wish, wish.call_id, now_ns, wall_ns, horizon_s=wish.horizon_s, headroom=wish.headroom
         )
         if decision.admitted:
-            owner.held[wish.call_id] = wish
+            owner.held[wish.call_id] = wish, owner.granted
         return Admission(
             call_id=wish.call_id,
             admitted=decision.admitted,
@@ -124,7 +139,7 @@ class PermitOffice:
             call_id = f"{prefix}/{count}"
             if not self._book.admit(order, call_id, now_ns, wall_ns, horizon_s=0.0).admitted:
                 break
-            owner.held[call_id] = order
+            owner.held[call_id] = order, owner.granted
             count += 1
         if count == 0:
             return None

@@ -8,13 +8,12 @@ for.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from app.domain.chat import Usage
-from app.domain.errors import GatewayError, InternalError, QuotaError
+from app.domain.errors import InternalError, QuotaError
 from app.domain.gateway import Caller, Candidate
 from app.domain.hosting import CALLERS_HOST, CALLERS_MODEL, caller_account
 from app.domain.leases import Exchanged, PermitReport, PermitWish
@@ -26,6 +25,8 @@ from app.services.gateway.spares import Slot, Slots
 
 ANSWER_TIMEOUT_S = 15.0
 TICK_S = 0.2
+IDLE_RATE = 0.01
+"""Calls a second below which a caller is forgotten here."""
 NO_LIMITS = LimitSpec()
 
 
@@ -114,8 +115,10 @@ class CallerGate:
             for slot in self._slots:
                 slot.tick(TICK_S)
                 self._return_spares(slot, now_ns)
-            if any(slot.outstanding for slot in self._slots):
-                self._mail.beat({CALLERS_HOST}, now_ns)
+                if slot.is_idle(now_ns) and slot.rate < IDLE_RATE:
+                    self._slots.forget(slot)
+            used = any(slot.outstanding for slot in self._slots)
+            self._mail.beat({CALLERS_HOST} if used else set(), now_ns)
 
     async def aclose(self) -> None:
         """Give spare permits back and say what is unsaid."""
@@ -130,14 +133,14 @@ class CallerGate:
         self._rows.update((row.account, row) for row in news.rows)
         if reborn:
             for slot in self._slots:
-                slot.spares.clear()
+                slot.spares.clear()  # the new life does not know them
 
     def on_answer(self, host: str, letter: Letter[_Asking], answer: Exchanged) -> None:
         """See ``host_mail.Reader``."""
         for wish in letter.bundles:
             self._slots.of(wish.account, wish.model).asked = False
         for bundle in answer.bundles:
-            self._slots.of(bundle.account, bundle.model).take_bundle(bundle, letter.asked_ns)
+            self._slots.of(bundle.account, bundle.model).take_bundle(bundle, letter.asked_ns, host)
         for (asking, permit_wish), admission in zip(letter.wishes, answer.admissions, strict=True):
             if admission.admitted and asking.answer.done():
                 report = PermitReport(call_id=permit_wish.call_id, ending="withdrawn")
@@ -150,7 +153,7 @@ class CallerGate:
     def on_lost(self, host: str, letter: Letter[_Asking]) -> None:
         """See ``host_mail.Reader``."""
         for slot in self._slots:
-            slot.spares.clear()
+            self._return_spares(slot)
             slot.asked = False
         for asking, _wish in letter.wishes:
             if not asking.answer.done():
@@ -173,18 +176,17 @@ class CallerGate:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 await asking.answer
-        except TimeoutError:
-            raise InternalError("the callers' limits were not checked in time", remedy="try again") from None
-        except asyncio.CancelledError:
-            if asking.answer.done() and not asking.answer.cancelled():
-                with contextlib.suppress(GatewayError):
-                    asking.answer.result()
-                    self._mail.report(CALLERS_HOST, PermitReport(call_id=wish.call_id, ending="withdrawn"), now=False)
+        except BaseException as error:
+            # A permit that came in the very moment in which we gave up; later ones find nobody and go back.
+            if asking.answer.done() and not asking.answer.cancelled() and asking.answer.exception() is None:
+                self._mail.report(CALLERS_HOST, PermitReport(call_id=wish.call_id, ending="withdrawn"), now=False)
+            if isinstance(error, TimeoutError):
+                raise InternalError("the callers' limits were not checked in time", remedy="try again") from None
             raise
         return wish.call_id
 
     def _return_spares(self, slot: Slot, until_ns: int | None = None) -> None:
-        for call_id in slot.drop(until_ns):
+        for call_id, _host in slot.drop(until_ns):
             self._mail.report(CALLERS_HOST, PermitReport(call_id=call_id, ending="withdrawn"), now=False)
 
 

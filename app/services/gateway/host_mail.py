@@ -1,15 +1,16 @@
 """Messages between a holder of permits and the account actors: one under way per host, the rest goes with the next.
 
-Decides when to write, nothing about permits. Reports that may have been lost are told again; that is harmless.
+Decides when to write, nothing about permits. Reports that may have been lost are told again, and what a lost message
+may have been granted is given back: the host knows messages by their numbers, so both are harmless.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from app.domain.errors import GatewayError
@@ -19,12 +20,20 @@ from app.domain.ports import Clock, PermitHosts
 WISHES_MAX = 64
 """In one message."""
 REPORTS_MAX = 20_000
+"""In one message. No more can wait than permits were granted, so the rest needs no bound of its own."""
 REPORT_DELAY_S = 0.05
 """Reports wait this long for company while nobody waits for what they free."""
 HEARTBEAT_S = 5.0
 WATCH_WAIT_S = 20.0
+SLOW_S = 1.0
+"""A message under way for longer than this makes its host silent."""
 SILENCE_S = 2.0
 LOST_PAUSE_S = 0.25
+LOST_PAUSE_MAX_S = 5.0
+GIVE_UP_S = 60.0
+"""A host that has not answered for so long has settled by itself what we held, or is gone for good."""
+IDLE_S = 60.0
+"""A host that was not written to for so long is forgotten."""
 
 T = TypeVar("T")
 
@@ -64,6 +73,11 @@ class _Box(Generic[T]):
     epoch: int = 0
     said_ns: int = 0
     silent_until_ns: int = 0
+    lost: list[int] = field(default_factory=list)
+    """Messages without an answer, since the last one that had one."""
+    failing_ns: int | None = None
+    """Since when nothing was answered."""
+    suspecting: bool = False
     timer: asyncio.TimerHandle | None = None
     watcher: asyncio.Task[None] | None = None
 
@@ -95,6 +109,8 @@ class HostMail(Generic[T]):
         self._reader = reader
         self._on_silence = on_silence
         self._boxes: dict[str, _Box[T]] = {}
+        self._numbers = itertools.count(1)
+        self._closed = False
         self._background: set[asyncio.Task[None]] = set()
 
     def report(self, host: str, report: PermitReport, *, now: bool) -> None:
@@ -121,37 +137,55 @@ class HostMail(Generic[T]):
         if box.timer is not None:
             box.timer.cancel()
             box.timer = None
-        if not box.sending:
+        if not box.sending and not self._closed:
             box.sending = True
             self._spawn(self._send(box, heartbeat=False))
 
     def is_silent(self, host: str, now_ns: int) -> bool:
-        """Tell whether a host did not answer a moment ago."""
+        """Tell whether a host did not answer a moment ago, or has been taking its time for a while."""
         box = self._boxes.get(host)
-        return box is not None and box.silent_until_ns > now_ns
+        if box is None:
+            return False
+        return box.silent_until_ns > now_ns or (box.sending and now_ns - box.said_ns > SLOW_S * 1e9)
 
     def beat(self, hosts: set[str], now_ns: int) -> None:
-        """Say that we live to those of ``hosts`` that have heard nothing for a while."""
+        """Say that we live to those of ``hosts`` that have heard nothing for a while; forget who is not used."""
         for name in hosts:
             box = self._box(name)
-            if now_ns - box.said_ns > HEARTBEAT_S * 1e9 and not box.sending:
+            if now_ns - box.said_ns > HEARTBEAT_S * 1e9 and not box.sending and not self._closed:
                 box.sending = True
                 self._spawn(self._send(box, heartbeat=True))
+        for name, box in list(self._boxes.items()):
+            unused = not (box.sending or box.reports or box.wishes or box.bundles or box.timer or box.suspecting)
+            if unused and name not in hosts and now_ns - box.said_ns > IDLE_S * 1e9:
+                if box.watcher is not None:
+                    box.watcher.cancel()
+                del self._boxes[name]
 
     async def aclose(self) -> None:
         """Send the reports that are unsaid and stop."""
-        for task in list(self._background):
+        self._closed = True
+        background = list(self._background)
+        for task in background:
             task.cancel()
-        last = [
-            self._client.exchange(box.name, Exchange(owner=self._owner, reports=tuple(box.reports)))
-            for box in self._boxes.values()
-            if box.reports
-        ]
+        await asyncio.gather(*background, return_exceptions=True)
+        last = []
+        for box in self._boxes.values():
+            if box.timer is not None:
+                box.timer.cancel()
+            if box.reports or box.lost:
+                message = Exchange(
+                    owner=self._owner,
+                    number=next(self._numbers),
+                    lost=tuple(box.lost),
+                    reports=tuple(box.reports),
+                )
+                last.append(self._client.exchange(box.name, message))
         await asyncio.gather(*last, return_exceptions=True)
 
     async def _send(self, box: _Box[T], *, heartbeat: bool) -> None:
         try:
-            while heartbeat or box.wishes or box.bundles or box.reports:
+            while heartbeat or box.wishes or box.bundles or box.reports or box.lost:
                 heartbeat = False
                 await self._exchange(box)
         finally:
@@ -161,39 +195,70 @@ class HostMail(Generic[T]):
         reports, box.reports = box.reports[:REPORTS_MAX], box.reports[REPORTS_MAX:]
         wishes, box.wishes = box.wishes[:WISHES_MAX], box.wishes[WISHES_MAX:]
         bundles, box.bundles = box.bundles, []
-        box.said_ns = self._clock.monotonic_ns()
+        box.said_ns, number = self._clock.monotonic_ns(), next(self._numbers)
         letter = Letter(wishes, bundles, box.said_ns)
         message = Exchange(
             owner=self._owner,
+            number=number,
+            lost=tuple(box.lost),
             reports=tuple(reports),
             wishes=tuple(wish for _item, wish in wishes),
             bundles=tuple(bundles),
         )
         try:
             answer = await self._client.exchange(box.name, message)
-        except GatewayError as error:
+        except BaseException as error:
+            # Also where we are being closed, or the client failed in a way that nobody foresaw.
+            box.reports = [*reports, *box.reports]
+            box.lost.append(number)
+            if not isinstance(error, GatewayError):
+                raise
             _log.warning("%s does not answer: %s", box.name, error.message)
-            box.reports = [*reports, *box.reports][:REPORTS_MAX]
             await self._lose(box, Letter([*wishes, *box.wishes], [*bundles, *box.bundles], letter.asked_ns))
             return
-        self._hear(box, answer)
+        box.lost, box.failing_ns, box.silent_until_ns = [], None, 0
+        if not self._hear(box, answer):
+            # Granted before a refusal that we have heard of already: nothing of it may be used.
+            late = [call_id for bundle in answer.bundles for call_id in bundle.call_ids()]
+            box.reports.extend(PermitReport(call_id=call_id, ending="withdrawn") for call_id in late)
+            answer = replace(answer, bundles=())
         self._reader.on_answer(box.name, letter, answer)
         if box.watcher is None or box.watcher.done():
             box.watcher = self._spawn(self._watch(box))
 
     async def _lose(self, box: _Box[T], letter: Letter[T]) -> None:
+        now_ns = self._clock.monotonic_ns()
         box.wishes, box.bundles = [], []
-        box.silent_until_ns = self._clock.monotonic_ns() + int(SILENCE_S * 1e9)
+        box.silent_until_ns = now_ns + int(SILENCE_S * 1e9)
+        if box.failing_ns is None:
+            box.failing_ns = now_ns
         self._reader.on_lost(box.name, letter)
-        with contextlib.suppress(GatewayError):
-            await self._on_silence(box.name)
-        await asyncio.sleep(LOST_PAUSE_S)
+        if now_ns - box.failing_ns > GIVE_UP_S * 1e9:
+            box.reports, box.lost, box.failing_ns = [], [], None
+        if not box.suspecting:
+            box.suspecting = True
+            self._spawn(self._suspect(box))
+        failing_s = (now_ns - (box.failing_ns or now_ns)) / 1e9
+        await asyncio.sleep(min(max(LOST_PAUSE_S, failing_s / 4), LOST_PAUSE_MAX_S))
 
-    def _hear(self, box: _Box[T], answer: Exchanged) -> None:
+    async def _suspect(self, box: _Box[T]) -> None:
+        """Tell of a silent host; it may take long, and the host's own mail does not wait for it."""
+        try:
+            await self._on_silence(box.name)
+        except GatewayError as error:
+            _log.info("nobody could be told that %s is silent: %s", box.name, error.message)
+        finally:
+            box.suspecting = False
+
+    def _hear(self, box: _Box[T], answer: Exchanged) -> bool:
+        """Take the news of any answer; False where it is older than what was heard before."""
         known, epoch = box.incarnation, box.epoch
+        if known == answer.incarnation and answer.epoch < epoch:
+            return False
         box.incarnation, box.epoch = answer.incarnation, answer.epoch
         reborn = known not in ("", answer.incarnation)
         self._reader.on_news(box.name, answer, reborn=reborn, refused=bool(known) and answer.epoch != epoch)
+        return True
 
     async def _watch(self, box: _Box[T]) -> None:
         """Hear at once of a refusal that another holder met; ends when this host was not used for a while."""
@@ -212,5 +277,10 @@ class HostMail(Generic[T]):
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._end)
         return task
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a message was not dealt with", exc_info=error)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,8 @@ LOOK_AHEAD = 512
 TICK_S = 0.2
 REFUSED_PAUSE_S = 0.01
 RECHECK_S = 0.25
+CLOSED_MAX_S = 2.0
+"""After a refusal the account's actor is asked again at the latest after this: it knows, and may know better."""
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +79,9 @@ class _Waiting:
     ready: ReadyCall
     answer: asyncio.Future[tuple[Permit, int]]
     """The permit, and when (monotonic ns) it may be used."""
-    submitted: bool = False
+    submitted: str = ""
+    """The wish under way for it, and where; empty while it is not bound to an account."""
+    submitted_to: str = ""
     not_before_ns: int = 0
     reason: str = ""
 
@@ -122,6 +127,8 @@ class PermitDesk:
         self._queue: FairQueue[_Waiting] = FairQueue(bounds.queue_max)
         self._numbers = itertools.count(1)
         self._wake = asyncio.Event()
+        self._held: Counter[str] = Counter()
+        """Permits in use, by the host that gave them."""
 
     @property
     def waiting(self) -> int:
@@ -163,6 +170,9 @@ class PermitDesk:
         """Say what became of a permit; must be called exactly once for each."""
         slot = self._slots.of(permit.account, permit.model)
         slot.outstanding -= 1
+        self._held[permit.host] -= 1
+        if not self._held[permit.host]:
+            del self._held[permit.host]
         if report.ending == "answered":
             slot.note_call(report.duration_s)
         if report.error is not None:
@@ -197,12 +207,11 @@ class PermitDesk:
         """See ``host_mail.Reader``."""
         for row in news.rows:
             self._roster.note(row)
-        if reborn or refused:
-            for slot in self._slots_at(host):
-                if reborn:
-                    slot.spares.clear()
-                else:
-                    self._return_spares(slot)
+        if reborn:
+            for slot in self._slots:
+                slot.drop_from(host)  # the new life does not know them
+        elif refused:
+            self._return_all(host)
         if self._queue:
             self.wake()
 
@@ -212,37 +221,39 @@ class PermitDesk:
         for bundle_wish in letter.bundles:
             self._slots.of(bundle_wish.account, bundle_wish.model).asked = False
         for bundle in answer.bundles:
-            self._slots.of(bundle.account, bundle.model).take_bundle(bundle, letter.asked_ns)
+            self._slots.of(bundle.account, bundle.model).take_bundle(bundle, letter.asked_ns, host)
         for (item, wish), admission in zip(letter.wishes, answer.admissions, strict=True):
             self._take_admission(host, item, wish, admission, now_ns)
 
     def on_lost(self, host: str, letter: Letter[_Waiting]) -> None:
         """See ``host_mail.Reader``."""
-        for slot in self._slots_at(host):
-            slot.spares.clear()
-        for wish in letter.bundles:
-            self._slots.of(wish.account, wish.model).asked = False
-        for item, _wish in letter.wishes:
-            item.submitted = False
+        self._return_all(host)
+        for bundle_wish in letter.bundles:
+            self._slots.of(bundle_wish.account, bundle_wish.model).asked = False
+        for item, wish in letter.wishes:
+            if item.submitted == wish.call_id:
+                item.submitted = ""
         self.wake()
 
-    def _slots_at(self, host: str) -> list[Slot]:
-        return [slot for slot in self._slots if self._roster.host_of(slot.account) == host]
+    def _return_all(self, host: str) -> None:
+        for slot in self._slots:
+            for call_id in slot.drop_from(host):
+                self._mail.report(host, PermitReport(call_id=call_id, ending="withdrawn"), now=False)
 
     def _take(self, want: Want, now_ns: int) -> Permit | None:
         """Return a permit from the hand, if there is one."""
         slot = self._slots.choose(
             want.candidates, want.input_tokens, want.output_tokens_max, want.avoid_accounts, now_ns
         )
-        host = self._roster.host_of(slot.account) if slot is not None else None
-        if slot is None or host is None:
+        if slot is None:
             return None
-        call_id = slot.spares.popleft()[0]
+        call_id, *_validity, host = slot.spares.popleft()
         self._use(slot, want, host)
         return Permit(call_id=call_id, account=slot.account, model=slot.model, host=host)
 
     def _use(self, slot: Slot, want: Want, host: str) -> None:
         slot.outstanding += 1
+        self._held[host] += 1
         slot.note_demand(want.input_tokens, want.output_tokens_max)
         if want.service_class is not ServiceClass.BATCH:
             wish = slot.wish()
@@ -250,15 +261,13 @@ class PermitDesk:
                 self._mail.ask_spares(host, wish)
 
     def _return_spares(self, slot: Slot, until_ns: int | None = None) -> None:
-        host = self._roster.host_of(slot.account)
-        for call_id in slot.drop(until_ns):
-            if host is not None:
-                self._mail.report(host, PermitReport(call_id=call_id, ending="withdrawn"), now=bool(self._queue))
+        for call_id, host in slot.drop(until_ns):
+            self._mail.report(host, PermitReport(call_id=call_id, ending="withdrawn"), now=bool(self._queue))
 
     def _close(self, slot: Slot, error: UpstreamError) -> None:
         """Send nothing more where it was just refused; the account's actor says the rest."""
         if error.kind in (UpstreamKind.MINUTE_LIMIT, UpstreamKind.DAY_LIMIT, UpstreamKind.DEAD_KEY):
-            pause_s = error.retry_after_s if error.retry_after_s is not None else 1.0
+            pause_s = min(error.retry_after_s if error.retry_after_s is not None else 1.0, CLOSED_MAX_S)
             slot.closed_ns = max(slot.closed_ns, self._clock.monotonic_ns() + int(pause_s * 1e9))
             self._return_spares(slot)
 
@@ -276,8 +285,8 @@ class PermitDesk:
                         return permit
                     # The account began to cool down before the promised start.
                     item.answer = asyncio.get_running_loop().create_future()
-                    item.submitted, unseen = False, True
-                    self._push(item)
+                    item.submitted, unseen = "", True
+                    self._push(item, again=True)
         except TimeoutError:
             reason = item.reason or "all accounts are busy"
             raise CapacityError(
@@ -304,9 +313,11 @@ class PermitDesk:
         self._push(item)
         return item
 
-    def _push(self, item: _Waiting) -> None:
+    def _push(self, item: _Waiting, *, again: bool = False) -> None:
+        """Let a call wait; ``again``: its turn came to nothing, so it keeps its place."""
         want = item.want
-        self._queue.push(
+        enter = self._queue.restore if again else self._queue.push
+        enter(
             item,
             want.caller,
             weight=want.weight,
@@ -335,10 +346,18 @@ class PermitDesk:
         except asyncio.CancelledError:
             self._withdraw(permit)
             raise
-        if not self._slots.is_open(permit.account, permit.model, self._clock.monotonic_ns()):
+        if self._is_cooling(permit.account, permit.model):
             self._withdraw(permit)
             return False
         return True
+
+    def _is_cooling(self, account: str, model: str) -> bool:
+        """Tell whether a refusal was met there, by us or as another holder met it."""
+        now_ns = self._clock.monotonic_ns()
+        row = self._roster.row(account, model)
+        return not self._slots.is_open(account, model, now_ns) or (
+            row is not None and (row.state == "dead" or row.cooldown_s > now_ns / 1e9 - row.observed_at_s)
+        )
 
     def _earliest_s(self, want: Want) -> float | None:
         (found,) = place([want.ready("")], self._roster.load(), self._clock.monotonic_ns() / 1e9)
@@ -349,7 +368,7 @@ class PermitDesk:
             return
         waiting: list[_Waiting] = []
         for item in self._queue.peek(LOOK_AHEAD):
-            if item.submitted or item.not_before_ns > now_ns:
+            if item.not_before_ns > now_ns or (item.submitted and not self._mail.is_silent(item.submitted_to, now_ns)):
                 continue
             permit = self._take(item.want, now_ns)
             if permit is not None:
@@ -370,8 +389,9 @@ class PermitDesk:
         if isinstance(decision, Choice) and decision.start_in_s <= HORIZON_S:
             host = self._roster.host_of(decision.account)
             assert host is not None, "rows of accounts without a host are not reachable"
-            item.submitted = True
-            self._mail.wish(host, item, self._wish(item, decision))
+            wish = self._wish(item, decision)
+            item.submitted, item.submitted_to = wish.call_id, host
+            self._mail.wish(host, item, wish)
             return host
         item.reason = decision.reason if isinstance(decision, Wait) else f"{decision.account} is at its limit"
         if decision.start_in_s >= NEVER_S and not self._may_come(item.want, now_ns):
@@ -399,6 +419,7 @@ class PermitDesk:
         """Tell whether an account that is starting, restarting or cooling may yet take the call."""
         return any(
             not self._is_reachable(account, candidate.model, now_ns)
+            or self._roster.row(account, candidate.model) is None
             for candidate in want.candidates
             for account in candidate.accounts
         )
@@ -409,7 +430,9 @@ class PermitDesk:
             permit = Permit(call_id=wish.call_id, account=wish.account, model=wish.model, host=host)
             self._give(item, permit, now_ns + int(admission.start_in_s * 1e9))
             return
-        item.submitted, item.reason = False, admission.reason
+        if item.submitted != wish.call_id:
+            return  # its host took so long that the call went elsewhere meanwhile
+        item.submitted, item.reason = "", admission.reason
         if admission.too_large:
             self._exclude(item, wish)
             return
@@ -439,11 +462,10 @@ class PermitDesk:
 
     def _tick(self, now_ns: int, seconds: float) -> None:
         """Return spares that are out of date, follow the demand, say that we live."""
-        held: set[str] = set()
         for slot in self._slots:
+            if slot.is_idle(now_ns) and self._roster.host_of(slot.account) is None:
+                self._slots.forget(slot)  # removed from the configuration
+                continue
             slot.tick(seconds)
             self._return_spares(slot, now_ns)
-            host = self._roster.host_of(slot.account)
-            if slot.outstanding and host is not None:
-                held.add(host)
-        self._mail.beat(held, now_ns)
+        self._mail.beat(set(self._held), now_ns)

@@ -27,8 +27,8 @@ class Slot:
 
     account: str
     model: str
-    spares: deque[tuple[str, int, int, int]] = field(default_factory=deque)
-    """(call id, expires_ns, input tokens, output tokens), oldest first."""
+    spares: deque[tuple[str, int, int, int, str]] = field(default_factory=deque)
+    """(call id, expires_ns, input tokens, output tokens, host that gave it), oldest first."""
     outstanding: int = 0
     call_s: float = CALL_S_PRIOR
     taken: int = 0
@@ -53,7 +53,7 @@ class Slot:
         """Tell whether the oldest spare permit is valid and large enough."""
         if not self.spares or self.closed_ns > now_ns:
             return False
-        _call_id, expires_ns, input_max, output_max = self.spares[0]
+        _call_id, expires_ns, input_max, output_max, _host = self.spares[0]
         return expires_ns > now_ns and input_tokens <= input_max and output_tokens <= output_max
 
     def wish(self) -> BundleWish | None:
@@ -70,17 +70,29 @@ class Slot:
             output_tokens_max=int(self.output_tokens) + 1,
         )
 
-    def drop(self, until_ns: int | None = None) -> Iterator[str]:
-        """Take out the spare permits that are out of date at ``until_ns``, or all; yields their ids."""
+    def drop(self, until_ns: int | None = None) -> Iterator[tuple[str, str]]:
+        """Take out the spare permits that are out of date at ``until_ns``, or all; yields (id, host)."""
         while self.spares and (until_ns is None or self.spares[0][1] <= until_ns):
-            yield self.spares.popleft()[0]
+            call_id, _expires_ns, _input_max, _output_max, host = self.spares.popleft()
+            yield call_id, host
 
-    def take_bundle(self, bundle: Bundle, asked_ns: int) -> None:
+    def drop_from(self, host: str) -> list[str]:
+        """Take out the spare permits that ``host`` gave; returns their ids."""
+        if not any(spare[4] == host for spare in self.spares):
+            return []
+        dropped = [spare[0] for spare in self.spares if spare[4] == host]
+        self.spares = deque(spare for spare in self.spares if spare[4] != host)
+        return dropped
+
+    def is_idle(self, now_ns: int) -> bool:
+        """Tell whether nothing would be lost but averages if this were forgotten."""
+        return not (self.outstanding or self.spares or self.asked or self.taken) and self.closed_ns <= now_ns
+
+    def take_bundle(self, bundle: Bundle, asked_ns: int, host: str) -> None:
         """Keep granted permits; they are valid from before they were asked for."""
         expires_ns = asked_ns + int(PERMIT_VALID_S * 1e9)
         self.spares.extend(
-            (f"{bundle.prefix}/{number}", expires_ns, bundle.input_tokens, bundle.output_tokens_max)
-            for number in range(bundle.count)
+            (call_id, expires_ns, bundle.input_tokens, bundle.output_tokens_max, host) for call_id in bundle.call_ids()
         )
 
     def tick(self, seconds: float) -> None:
@@ -96,7 +108,7 @@ class Slots:
         self._slots: dict[tuple[str, str], Slot] = {}
 
     def __iter__(self) -> Iterator[Slot]:
-        return iter(self._slots.values())
+        return iter(tuple(self._slots.values()))
 
     def of(self, account: str, model: str) -> Slot:
         """Return the slot, made when first asked for."""
@@ -104,6 +116,10 @@ class Slots:
         if found is None:
             found = self._slots[account, model] = Slot(account, model)
         return found
+
+    def forget(self, slot: Slot) -> None:
+        """Drop what is known of an (account, model) that is idle."""
+        self._slots.pop((slot.account, slot.model), None)
 
     def is_open(self, account: str, model: str, now_ns: int) -> bool:
         """Tell whether that account did not refuse a moment ago."""

@@ -1,0 +1,289 @@
+"""Permits never let holders exceed a limit together, waste next to nothing of it, and leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.domain.accounts import AccountSpec
+from app.domain.chat import Usage
+from app.domain.errors import GatewayError, UpstreamError, UpstreamKind
+from app.domain.gateway import Candidate
+from app.domain.leases import PERMIT_VALID_S, PermitReport
+from app.domain.limits import LimitSpec
+from app.services.gateway.permits import Bounds, Permit, PermitDesk, Want
+from app.services.roster import SnapshotRoster
+from tests.fakes.permit_hosts import OfficeHosts, an_account, cancel
+from tests.fakes.virtual_time import VirtualClock, run
+
+ROOMY = LimitSpec(rpm=6_000, concurrency=1_000, burst_ms=6_000)
+
+
+@dataclass
+class World:
+    """Some accounts, and holders of their permits."""
+
+    hosts: OfficeHosts
+    clock: VirtualClock
+    desks: list[PermitDesk] = field(default_factory=list)
+    rosters: list[SnapshotRoster] = field(default_factory=list)
+    starts: list[tuple[float, str, int]] = field(default_factory=list)
+    """(when, account, tokens) of every call that was sent."""
+
+    async def call(
+        self, want: Want, *, desk: int = 0, duration_s: float = 0.5, timeout_s: float = 60.0, used: int | None = None
+    ) -> Permit:
+        permit = await self.desks[desk].acquire(want, timeout_s=timeout_s)
+        self.starts.append((self.clock.now_s, permit.account, want.input_tokens + want.output_tokens_max))
+        try:
+            await asyncio.sleep(duration_s)
+        except asyncio.CancelledError:
+            self.desks[desk].report(permit, PermitReport(call_id=permit.call_id, ending="cancelled"))
+            raise
+        usage = Usage(input_tokens=want.input_tokens, output_tokens=want.output_tokens_max if used is None else used)
+        self.desks[desk].report(
+            permit, PermitReport(call_id=permit.call_id, ending="answered", usage=usage, duration_s=duration_s)
+        )
+        return permit
+
+    def fail(self, permit: Permit, kind: UpstreamKind, *, desk: int = 0, retry_after_s: float | None = None) -> None:
+        error = UpstreamError("failed", kind=kind, account=permit.account, retry_after_s=retry_after_s)
+        self.desks[desk].report(permit, PermitReport(call_id=permit.call_id, ending="failed", error=error))
+
+    @property
+    def waiting(self) -> int:
+        return sum(desk.waiting for desk in self.desks)
+
+    async def settled(self) -> None:
+        """Let spare permits expire and every report arrive."""
+        await asyncio.sleep(2 * PERMIT_VALID_S + 1.0)
+
+
+@asynccontextmanager
+async def a_world(
+    clock: VirtualClock, *accounts: AccountSpec, desks: int = 1, bounds: Bounds = Bounds(), delay_s: float = 0.001
+) -> AsyncIterator[World]:
+    hosts = OfficeHosts(clock, accounts, delay_s=delay_s)
+    world = World(hosts, clock)
+    tasks = []
+    for number in range(desks):
+        roster = hosts.roster()
+        desk = PermitDesk(hosts, roster, clock, owner=f"d{number}", on_silence=hosts.suspect, bounds=bounds)
+        world.desks.append(desk)
+        world.rosters.append(roster)
+        tasks.append(asyncio.create_task(_later(0.037 * number, desk.run())))
+    tasks.append(asyncio.create_task(_directory(world)))
+    try:
+        yield world
+        assert not any(task.done() for task in tasks), "a background task ended"
+    finally:
+        await cancel(*tasks)
+        await asyncio.gather(*(desk.aclose() for desk in world.desks))
+
+
+async def _later(pause_s: float, work: Coroutine[None, None, None]) -> None:
+    """Start replicas one after another: their ticks do not coincide."""
+    await asyncio.sleep(pause_s)
+    await work
+
+
+async def _directory(world: World) -> None:
+    """Sweep and tell, as the account actors and the directory do."""
+    while True:
+        await asyncio.sleep(1.0)
+        world.hosts.sweep()
+        for roster in world.rosters:
+            world.hosts.tell(roster)
+
+
+def want(*accounts: str, tokens: int = 10, output: int = 0, caller: str = "", **more: object) -> Want:
+    return Want(
+        candidates=(Candidate(model="m", accounts=accounts or ("a",)),),
+        input_tokens=tokens,
+        output_tokens_max=output,
+        caller=caller,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def play(story: Callable[[VirtualClock], Awaitable[None]]) -> None:
+    clock = VirtualClock()
+
+    async def main() -> None:
+        await story(clock)
+
+    run(main(), clock)
+
+
+def excess(starts: list[tuple[float, int]], *, per_min: float, burst_s: float, late_s: float) -> float:
+    """Return by how much the worst interval exceeds ``per_min`` x (its length + burst + lateness), in units."""
+    worst, total = float("-inf"), 0.0
+    lowest = float("inf")
+    # Largest sum over i..j of amounts minus rate x (t_j - t_i): a running minimum finds it in one pass.
+    for at_s, amount in starts:
+        lowest = min(lowest, total - per_min / 60 * at_s)
+        total += amount
+        worst = max(worst, total - per_min / 60 * at_s - lowest)
+    return worst - max(1.0, per_min / 60 * burst_s) - per_min / 60 * late_s
+
+
+@pytest.mark.parametrize("holders", [1, 3])
+@pytest.mark.parametrize(
+    ("spec", "tokens"),
+    [
+        (LimitSpec(rpm=600), 1),
+        (LimitSpec(rpm=120, burst_ms=6_000), 1),
+        (LimitSpec(tpm=60_000, burst_ms=2_000), 100),
+        (LimitSpec(rpm=300, window="sliding"), 1),
+        (LimitSpec(rpm=900, concurrency=12, burst_ms=3_000), 1),
+    ],
+    ids=["requests", "burst", "tokens", "window", "slots"],
+)
+def test_desks_use_a_limit_to_the_full_and_never_exceed_it_when_many_hammer_one_account(
+    holders: int, spec: LimitSpec, tokens: int
+) -> None:
+    """Whoever holds permits: the account's window admits what it allows, and at least 97 % of that is used."""
+
+    async def story(clock: VirtualClock) -> None:
+        async with a_world(clock, an_account("a", limits=spec), desks=holders) as world:
+            began_s, last_s = clock.now_s, 125.0
+            rate = spec.rpm or (spec.tpm or 0) / tokens
+            running = running_max = 0
+
+            async def one(number: int) -> None:
+                nonlocal running, running_max
+                desk = number % holders
+                while clock.now_s < began_s + last_s:
+                    permit = await world.desks[desk].acquire(want(tokens=tokens), timeout_s=last_s)
+                    world.starts.append((clock.now_s, "a", tokens))
+                    running += 1
+                    running_max = max(running, running_max)
+                    await asyncio.sleep(0.6 + 0.2 * (number % 3))
+                    running -= 1
+                    world.desks[desk].report(
+                        permit,
+                        PermitReport(
+                            call_id=permit.call_id, ending="answered", usage=Usage(input_tokens=tokens, output_tokens=0)
+                        ),
+                    )
+
+            await asyncio.gather(*(one(number) for number in range(int(rate / 60) + 30)))
+            starts = [(at_s - began_s, tokens if spec.tpm else 1) for at_s, _account, _tokens in world.starts]
+            limit = spec.rpm or spec.tpm or 0
+            if spec.window == "sliding":
+                assert max(sum(a for t, a in starts if s <= t < s + 60.0) for s, _a in starts) <= limit
+            else:
+                over = excess(starts, per_min=limit, burst_s=spec.burst_ms / 1e3, late_s=PERMIT_VALID_S)
+                assert over <= 1e-6, over
+            if spec.concurrency is not None:
+                assert running_max <= spec.concurrency
+            minutes = 2.0 if spec.window == "sliding" else (last_s - 1.0) / 60
+            used = sum(amount for at_s, amount in starts if at_s < minutes * 60)
+            assert used >= 0.97 * limit * minutes, used / limit / minutes
+            await world.settled()
+            assert world.hosts.held == 0
+            assert world.waiting == 0
+
+    play(story)
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["call"] * 4 + ["cancel"] * 2 + ["lose", "unheard", "kill", "bear", "hang"]),
+        st.floats(0.0, 0.7),
+        st.integers(0, 5),
+    ),
+    min_size=3,
+    max_size=40,
+)
+
+
+class Storm:
+    """Calls in any number, and everything that may happen to them."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self.world = world
+        self.dice = random.Random(seed)
+        self.calls: list[asyncio.Task[None]] = []
+        self.fates: list[str] = []
+        world.hosts.fate = lambda _host, _message: self.fates.pop() if self.fates else "fine"
+
+    def step(self, what: str, number: int) -> None:
+        hosts, host = self.world.hosts, f"account-{'ab'[number % 2]}"
+        if what == "call":
+            self.calls.extend(asyncio.create_task(self._call(each)) for each in range(number * 3 + 1))
+        elif what == "cancel":
+            for task in self.dice.sample(self.calls, min(len(self.calls), number + 1)):
+                task.cancel()
+        elif what in ("lose", "unheard"):
+            self.fates.extend(["lost" if what == "lose" else "unheard"] * (number % 3 + 1))
+        elif what == "hang":
+            hosts.hanging.symmetric_difference_update({host})
+        else:
+            (hosts.kill if what == "kill" else hosts.bear)(host)
+
+    async def end(self) -> None:
+        """Let the weather clear, and every call end or be cancelled."""
+        self.world.hosts.hanging.clear()
+        self.fates.clear()
+        for host in ("account-a", "account-b"):
+            if not self.world.hosts.lives(host):
+                self.world.hosts.bear(host)
+        for task in self.calls:
+            if self.dice.random() < 0.3:
+                task.cancel()
+        for task in self.calls:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _call(self, number: int) -> None:
+        desk = self.world.desks[number % 2]
+        wanted = want("a", "b", caller=str(number))
+        with contextlib.suppress(GatewayError):
+            permit = await desk.acquire(wanted, timeout_s=self.dice.choice([0.05, 0.5, 5.0, 30.0]))
+            report = PermitReport(call_id=permit.call_id, ending="cancelled")
+            try:
+                await asyncio.sleep(self.dice.random() * 2)
+                report = self._answer(permit)
+            finally:
+                desk.report(permit, report)
+
+    def _answer(self, permit: Permit) -> PermitReport:
+        kind = self.dice.choice([each for each in UpstreamKind if each is not UpstreamKind.DEAD_KEY])
+        if self.dice.random() < 0.7:
+            usage = Usage(input_tokens=10, output_tokens=0)
+            return PermitReport(call_id=permit.call_id, ending="answered", usage=usage)
+        error = UpstreamError("failed", kind=kind, retry_after_s=self.dice.choice([None, 0.3]))
+        return PermitReport(call_id=permit.call_id, ending="failed", error=error)
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps, st.integers(0, 1_000_000))
+def test_desks_leave_nothing_behind_whatever_happens(steps: list[tuple[str, float, int]], seed: int) -> None:
+    """However calls, cancellations, failures, lost messages and deaths mix: at the end nothing is held or waits."""
+
+    async def story(clock: VirtualClock) -> None:
+        limits = LimitSpec(rpm=240, concurrency=6, burst_ms=4_000)
+        accounts = [an_account(name, limits=limits) for name in "ab"]
+        async with a_world(clock, *accounts, desks=2, delay_s=0.005) as world:
+            storm = Storm(world, seed)
+            for what, pause_s, number in steps:
+                await asyncio.sleep(pause_s * storm.dice.choice([0.01, 0.1, 1.0]))
+                storm.step(what, number)
+            await storm.end()
+            await asyncio.sleep(15.0)
+
+            assert world.waiting == 0
+            assert [desk.outstanding for desk in world.desks] == [0, 0]
+            assert world.hosts.held == 0
+            assert set(world.hosts.in_flight().values()) <= {0}
+
+    play(story)
