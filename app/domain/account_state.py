@@ -298,6 +298,7 @@ class AccountBook:
                 if limit.name in _KIND_OF_NAME
             ),
             cooldown_s=_seconds(cooldown_ns),
+            measured=meter.calls > 0,
             closed_s=_seconds(max(0, (load.opens_ns or now_ns) - now_ns)),
             call_s=meter.call_s,
             call_output_tokens=meter.call_output_tokens,

@@ -39,6 +39,8 @@ class LoadRow:
     buckets: tuple[BucketLevel, ...]
     cooldown_s: float
     """Seconds, at observation, until it serves again; 0 while it serves."""
+    measured: bool = True
+    """False where no call was answered yet: ``call_s`` is a guess."""
     closed_s: float = 0.0
     """Seconds, at observation, before which not even the smallest call may start: a day or a window that is spent."""
     call_s: float

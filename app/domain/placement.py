@@ -69,11 +69,17 @@ def place(
             the rest is not looked at, which bounds the cost of an event while thousands wait.
     """
     by_model: dict[str, list[_Virtual]] = {}
+    typical_s = _typical_s(rows)
     pools: dict[tuple[str, str], _Pool] = {}
     for row in rows:
         pool = pools.setdefault((row.scope, row.model), _Pool.of(row, now_s))
         by_model.setdefault(row.model, []).append(
-            _Virtual(row=row, pool=pool, age_s=max(0.0, now_s - row.observed_at_s))
+            _Virtual(
+                row=row,
+                pool=pool,
+                age_s=max(0.0, now_s - row.observed_at_s),
+                call_s=row.call_s if row.measured else typical_s.get(row.model, row.call_s),
+            )
         )
     decisions: list[Choice | Wait] = []
     late = 0
@@ -133,11 +139,21 @@ class _Pool:
         self.finishes.append(finish_s)
 
 
+def _typical_s(rows: Sequence[LoadRow]) -> dict[str, float]:
+    """Return the shortest measured call per model: what to hope of an account that nobody has tried yet."""
+    shortest: dict[str, float] = {}
+    for row in rows:
+        if row.measured:
+            shortest[row.model] = min(row.call_s, shortest.get(row.model, row.call_s))
+    return shortest
+
+
 @dataclass(slots=True, kw_only=True)
 class _Virtual:
     row: LoadRow
     pool: _Pool
     age_s: float
+    call_s: float
 
     def start_in_s(self, call: ReadyCall) -> float:
         if self.row.state == "dead" or call.input_tokens > self.row.context_tokens:
@@ -146,7 +162,7 @@ class _Virtual:
 
     def duration_s(self, call: ReadyCall) -> float:
         share = call.output_tokens_max / max(1.0, self.row.call_output_tokens)
-        typical_s = max(SHORTEST_S, self.row.call_s) * min(max(share, SCALE_MIN), SCALE_MAX)
+        typical_s = max(SHORTEST_S, self.call_s) * min(max(share, SCALE_MIN), SCALE_MAX)
         return typical_s / (1.0 - min(self.row.error_rate, ERROR_RATE_MAX))
 
 

@@ -99,6 +99,14 @@ def test_an_account_whose_day_is_spent_attracts_nobody() -> None:
     assert tomorrow.start_in_s == 3_600.0
 
 
+def test_an_account_that_nobody_has_tried_is_tried() -> None:
+    """A guess of a second must not keep work from an idle account while a quick one is full."""
+    busy = replace(a_row("a", call_s=0.1), in_flight=2, concurrency=2)
+    untried = replace(a_row("b", call_s=1.0), measured=False)
+
+    assert accounts(place([a_call()], [busy, untried], 0.0)) == ["b"]
+
+
 def test_nobody_can_serve_says_why() -> None:
     """A run that waits for ever must know the reason: no account, dead keys, or a request that is too large."""
     (none,) = place([a_call()], [], 0.0)
