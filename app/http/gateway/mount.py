@@ -14,7 +14,7 @@ from app.http.formats.openai_chat import OpenAIChat
 from app.http.formats.openai_responses import OpenAIResponses
 from app.http.gateway import openapi
 from app.http.gateway.door import ChatDoor, GatewayFactory, Keys
-from app.http.gateway.routes import answering, count_message_tokens, explain_route, get_model, list_models
+from app.http.gateway.routes import answering, count_message_tokens, embed, explain_route, get_model, list_models
 
 
 class HotPaths:
@@ -62,6 +62,8 @@ def mount(app: FastAPI, gateway: GatewayFactory) -> None:
         app.add_api_route(f"{prefix}/models", answering(list_models), **_get("ModelList"))
         one = _get("Model", path="model", statuses=(404,))
         app.add_api_route(f"{prefix}/models/{{model:path}}", answering(get_model), **one)
+    embedding = openapi.quiet("EmbeddingsAnswer", body="EmbeddingsRequest", statuses=openapi.ASKING)
+    app.add_api_route("/v1/embeddings", answering(embed), methods=["POST"], tags=[openapi.TAG], **embedding)
     explaining = openapi.quiet("ExplainAnswer", body="ExplainRequest", statuses=(403, 404))
     app.add_api_route("/v1/route/explain", answering(explain_route), methods=["POST"], tags=[openapi.TAG], **explaining)
     counting = openapi.quiet("CountAnswer", body="CountRequest", shape="AnthropicError")

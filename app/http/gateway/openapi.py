@@ -30,7 +30,7 @@ _SAID = {
     503: "No account can serve this model, or a part of ours does not answer.",
     504: "The time given was over.",
 }
-_ASKING = (400, 401, 403, 404, 413, 429, 500, 502, 503, 504)
+ASKING = (400, 401, 403, 404, 413, 429, 500, 502, 503, 504)
 """Statuses of a route that calls a model."""
 _READING = (401, 500, 503)
 """Statuses of a route that only reads."""
@@ -138,7 +138,7 @@ def _hot(summary: str, body: str, answer: str, shape: Shape) -> Object:
                 for name, about in _WISHES.items()
             ],
             "requestBody": _json_body(body),
-            "responses": {"200": success, **{str(key): value for key, value in _refusals(_ASKING, shape).items()}},
+            "responses": {"200": success, **{str(key): value for key, value in _refusals(ASKING, shape).items()}},
             "security": _SECURITY,
         }
     }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
+import orjson
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
@@ -18,12 +20,15 @@ from app.http.errors import HttpProblem
 from app.http.formats.anthropic_messages import count_tokens
 from app.http.formats.base import ClientFormat
 from app.http.formats.openai_chat import OpenAIChat
+from app.http.formats.openai_embeddings import OpenAIEmbeddings
 from app.http.gateway import reading
+from app.http.gateway.answer_headers import answer_headers, limit_headers
 from app.http.gateway.door import Keys
 from app.http.gateway.wire_errors import headers_of, message_of, problem_type, status_of
-from app.services.gateway.gateway import Gateway, needs_of
+from app.services.gateway.gateway import DEADLINE_S, EmbeddingCall, Gateway, needs_of
 
 _OPENAI = OpenAIChat()
+_EMBEDDINGS = OpenAIEmbeddings()
 
 
 async def asked_by(request: Request) -> tuple[Gateway, Caller]:
@@ -51,7 +56,7 @@ def refused(error: GatewayError | HttpProblem, request_id: str, form: ClientForm
     return JSONResponse(body, status_code=status, headers={key.decode(): value.decode() for key, value in headers})
 
 
-Handler = Callable[[Request], Coroutine[Any, Any, Mapping[str, Json]]]
+Handler = Callable[[Request], Coroutine[Any, Any, Mapping[str, Json] | Response]]
 
 
 def answering(handle: Handler, form: ClientFormat = _OPENAI) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -59,7 +64,8 @@ def answering(handle: Handler, form: ClientFormat = _OPENAI) -> Callable[[Reques
 
     async def endpoint(request: Request) -> Response:
         try:
-            return JSONResponse(await handle(request))
+            answer = await handle(request)
+            return answer if isinstance(answer, Response) else JSONResponse(answer)
         except (GatewayError, HttpProblem) as error:
             return refused(error, request.headers.get("x-request-id", ""), form)
 
@@ -100,3 +106,24 @@ async def count_message_tokens(request: Request) -> dict[str, Json]:
     """Estimate the input tokens of an Anthropic message; nothing is sent."""
     await asked_by(request)
     return count_tokens(await body_of(request))
+
+
+async def embed(request: Request) -> Response:
+    """Turn texts into vectors, by any model of kind `embedding`."""
+    began_s = time.perf_counter()
+    headers = reading.headers_by_name(request.scope)
+    gateway, caller = await asked_by(request)
+    asked = _EMBEDDINGS.parse(await body_of(request))
+    call = EmbeddingCall(
+        request_id=reading.find_request_id(headers) or "",
+        caller=caller,
+        request=asked.request,
+        wish=reading.read_wish(headers),
+        deadline_s=reading.read_deadline_s(headers, DEADLINE_S),
+    )
+    result, facts = await gateway.embed(call)
+    content = orjson.dumps(_EMBEDDINGS.render(result, asked, facts.served))
+    answer = Response(content, media_type="application/json")
+    ours_s = time.perf_counter() - began_s - facts.upstream_s
+    answer.raw_headers += [*answer_headers(facts, ours_s), *limit_headers(caller, gateway.limits(caller))]
+    return answer

@@ -10,11 +10,11 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult, Usage
 from app.domain.errors import CapacityError, DeadlineError, GatewayError, RequestError, UpstreamError, UpstreamKind
-from app.domain.gateway import Caller, Candidate
+from app.domain.gateway import Caller, Candidate, EmbeddingRequest, EmbeddingResult
 from app.domain.leases import PermitReport
 from app.domain.ports import Clock, Upstream, Upstreams
 from app.domain.retries import Elsewhere, GiveUp, RetryBudget, SameAccountAfter, Tries, next_step
@@ -24,13 +24,14 @@ SOON_S = 5.0
 """An account that serves again within this is worth waiting for, rather than going back to the one that failed."""
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bid:
+class Bid(Generic[R]):
     """A client call, routed and sized."""
 
-    request: ChatRequest
+    request: R
     candidates: tuple[Candidate, ...]
     input_tokens: int
     output_tokens_max: int
@@ -88,15 +89,21 @@ class Attempts:
         """Return the account's provider; empty where there is no such account any more."""
         return self._upstreams.provider(account)
 
-    async def complete(self, bid: Bid) -> tuple[ChatResult, Won]:
+    async def complete(self, bid: Bid[ChatRequest]) -> tuple[ChatResult, Won]:
         """Return a whole answer; errors as ``_first``."""
         return await self._first(bid, self._ask)
 
-    async def open(self, bid: Bid) -> tuple[AsyncGenerator[ChatDelta, None], Won]:
+    async def embed(self, bid: Bid[EmbeddingRequest]) -> tuple[EmbeddingResult, Won]:
+        """Return vectors; errors as ``_first``."""
+        return await self._first(bid, self._embed)
+
+    async def open(self, bid: Bid[ChatRequest]) -> tuple[AsyncGenerator[ChatDelta, None], Won]:
         """Return a stream whose first delta is there; until then failures go elsewhere, after it they are raised."""
         return await self._first(bid, self._open)
 
-    async def _first(self, bid: Bid, send: Callable[[Bid, Permit, Upstream, float], Awaitable[T]]) -> tuple[T, Won]:
+    async def _first(
+        self, bid: Bid[R], send: Callable[[Bid[R], Permit, Upstream, float], Awaitable[T]]
+    ) -> tuple[T, Won]:
         """Return the first success.
 
         Raises:
@@ -132,7 +139,7 @@ class Attempts:
                 return answer, Won(permit=permit, attempts=number, upstream_s=self._now_s() - began_s)
         raise state.last or CapacityError("no account serves this model any more")
 
-    async def _permit(self, bid: Bid, state: _State, until_s: float) -> Permit:
+    async def _permit(self, bid: Bid[R], state: _State, until_s: float) -> Permit:
         left_s = until_s - self._now_s()
         if left_s <= 0:
             raise state.last or DeadlineError(f"not answered within {bid.deadline_s:.0f} s")
@@ -155,17 +162,10 @@ class Attempts:
                 raise state.last from None  # what failed says more than that nobody else was free
             raise
 
-    async def _ask(self, bid: Bid, permit: Permit, upstream: Upstream, left_s: float) -> ChatResult:
+    async def _ask(self, bid: Bid[ChatRequest], permit: Permit, upstream: Upstream, left_s: float) -> ChatResult:
         request = replace(bid.request, model=self._upstreams.name(permit.account, permit.model))
         began_s = self._now_s()
-        try:
-            result = await upstream.chat_completion(request, timeout_s=left_s)
-        except UpstreamError as error:
-            self._fail(permit, error)
-            raise
-        except asyncio.CancelledError:
-            self._desk.report(permit, PermitReport(call_id=permit.call_id, ending="cancelled"))
-            raise
+        result = await self._sent(permit, upstream.chat_completion(request, timeout_s=left_s))
         duration_s = self._now_s() - began_s
         self._desk.report(
             permit,
@@ -179,8 +179,37 @@ class Attempts:
         )
         return result
 
+    async def _embed(
+        self, bid: Bid[EmbeddingRequest], permit: Permit, upstream: Upstream, left_s: float
+    ) -> EmbeddingResult:
+        request = replace(bid.request, model=self._upstreams.name(permit.account, permit.model))
+        began_s = self._now_s()
+        result = await self._sent(permit, upstream.embed(request, timeout_s=left_s))
+        self._desk.report(
+            permit,
+            PermitReport(
+                call_id=permit.call_id,
+                ending="answered",
+                usage=Usage(input_tokens=result.input_tokens, output_tokens=0),
+                observations=result.observations,
+                duration_s=self._now_s() - began_s,
+            ),
+        )
+        return result
+
+    async def _sent(self, permit: Permit, call: Awaitable[T]) -> T:
+        """Await a whole answer, and report how it failed."""
+        try:
+            return await call
+        except UpstreamError as error:
+            self._fail(permit, error)
+            raise
+        except asyncio.CancelledError:
+            self._desk.report(permit, PermitReport(call_id=permit.call_id, ending="cancelled"))
+            raise
+
     async def _open(
-        self, bid: Bid, permit: Permit, upstream: Upstream, left_s: float
+        self, bid: Bid[ChatRequest], permit: Permit, upstream: Upstream, left_s: float
     ) -> AsyncGenerator[ChatDelta, None]:
         request = replace(bid.request, model=self._upstreams.name(permit.account, permit.model))
         began_s = self._now_s()
@@ -242,7 +271,7 @@ class Attempts:
     def _withdraw(self, permit: Permit) -> None:
         self._desk.report(permit, PermitReport(call_id=permit.call_id, ending="withdrawn"))
 
-    async def _prepare(self, bid: Bid, state: _State, error: UpstreamError, permit: Permit, until_s: float) -> None:
+    async def _prepare(self, bid: Bid[R], state: _State, error: UpstreamError, permit: Permit, until_s: float) -> None:
         """Note who failed; pause where the next attempt meets the same account, raise where there is none."""
         if error.kind is UpstreamKind.TOO_LONG:
             state.unfit.update((account, permit.model) for account in self._same_model(bid, permit))
@@ -264,6 +293,8 @@ class Attempts:
             case GiveUp():
                 raise error
             case SameAccountAfter(pause_s=pause_s):
+                if pause_s > bid.queue_s:
+                    raise error  # a longer wait than the queue's: the client may choose it by `retry-after`
                 state.avoid.discard(permit.account)
                 await asyncio.sleep(pause_s)
             case Elsewhere(avoid="provider"):
@@ -271,10 +302,10 @@ class Attempts:
             case Elsewhere():
                 state.avoid.add(permit.account)
 
-    def _same_model(self, bid: Bid, permit: Permit) -> tuple[str, ...]:
+    def _same_model(self, bid: Bid[R], permit: Permit) -> tuple[str, ...]:
         return next((each.accounts for each in bid.candidates if each.model == permit.model), ())
 
-    def _same_provider(self, bid: Bid, permit: Permit) -> tuple[str, ...]:
+    def _same_provider(self, bid: Bid[R], permit: Permit) -> tuple[str, ...]:
         provider = self._upstreams.provider(permit.account)
         return tuple(name for name in self._same_model(bid, permit) if self._upstreams.provider(name) == provider)
 

@@ -14,8 +14,8 @@ from app.domain.accounts import GatewaySpec, ModelInfo, Orchestra
 from app.domain.cache_key import cache_key
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult, Json, Usage
 from app.domain.cost import cost_usd
-from app.domain.estimate import estimate_tokens
-from app.domain.gateway import AUTO, Asked, Caller, RoutingWish, Served
+from app.domain.estimate import estimate_tokens, text_tokens
+from app.domain.gateway import AUTO, Asked, Caller, EmbeddingRequest, EmbeddingResult, RoutingWish, Served
 from app.domain.load import LoadRow
 from app.domain.ports import Clock
 from app.domain.response_cache import ResponseCache, replay
@@ -45,6 +45,17 @@ class ClientCall:
     deadline_s: float = DEADLINE_S
     may_cache: bool = True
     """False where the client said ``Cache-Control: no-store``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingCall:
+    """What the door of embeddings hands in."""
+
+    request_id: str
+    caller: Caller
+    request: EmbeddingRequest
+    wish: RoutingWish = NO_WISH
+    deadline_s: float = DEADLINE_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +114,32 @@ class Gateway:
         self._gate.settle(admitted, result.usage)
         return result, self._facts(call, won, result.usage, cached=cached)
 
+    async def embed(self, call: EmbeddingCall) -> tuple[EmbeddingResult, Facts]:
+        """Answer a call for vectors; errors as ``complete``."""
+        request, sizes = call.request, [text_tokens(text) for text in call.request.inputs]
+        input_tokens = sum(sizes)
+        needs = Needs(input_tokens=max(sizes), output_tokens_max=0, kind="embedding")
+        rows, now_s = self._roster.load() if request.model in ("", AUTO) else (), self._clock.monotonic_ns() / 1e9
+        routed = self.table().route(request.model, call.wish, caller=call.caller, needs=needs, rows=rows, now_s=now_s)
+        bid = Bid(
+            request=request,
+            candidates=routed.candidates,
+            input_tokens=input_tokens,
+            output_tokens_max=0,
+            caller=call.caller,
+            deadline_s=call.deadline_s,
+            queue_s=min(self._spec.queue_timeout_s, call.deadline_s),
+        )
+        admitted = await self._gate.admit(call.caller, input_tokens, 0)
+        try:
+            result, won = await self._attempts.embed(bid)
+        except BaseException:
+            self._gate.settle(admitted, None, sent=False)
+            raise
+        usage = Usage(input_tokens=result.input_tokens, output_tokens=0)
+        self._gate.settle(admitted, usage)
+        return result, self._facts(call, won, usage, cached=False)
+
     async def stream(self, call: ClientCall) -> tuple[AsyncGenerator[ChatDelta, None], Facts]:
         """Answer a streamed call; returns once the first delta is there. Errors as ``complete``, later ones are raised.
 
@@ -147,7 +184,7 @@ class Gateway:
             self._table, self._table_of = RoutingTable(orchestra), orchestra
         return self._table
 
-    async def _answer(self, call: ClientCall, bid: Bid) -> tuple[ChatResult, Won | None, bool]:
+    async def _answer(self, call: ClientCall, bid: Bid[ChatRequest]) -> tuple[ChatResult, Won | None, bool]:
         key = self._key(call, bid)
         if key is None:
             result, won = await self._attempts.complete(bid)
@@ -160,13 +197,13 @@ class Gateway:
             self._cache.put(key, result, self._clock.monotonic_ns())
         return result, won, shared
 
-    def _key(self, call: ClientCall, bid: Bid) -> bytes | None:
+    def _key(self, call: ClientCall, bid: Bid[ChatRequest]) -> bytes | None:
         if not (self._spec.cache.enabled and call.may_cache):
             return None
         scope = "" if self._spec.cache.scope == "shared" else call.caller.name
         return cache_key(call.asked.chat, scope, [candidate.model for candidate in bid.candidates])
 
-    def _bid(self, call: ClientCall) -> Bid:
+    def _bid(self, call: ClientCall) -> Bid[ChatRequest]:
         request = call.asked.chat
         input_tokens = estimate_tokens(request)
         wish = call.wish
@@ -204,9 +241,10 @@ class Gateway:
             await deltas.aclose()
             self._gate.settle(admitted, usage)
 
-    def _facts(self, call: ClientCall, won: Won | None, usage: Usage | None, *, cached: bool) -> Facts:
+    def _facts(self, call: ClientCall | EmbeddingCall, won: Won | None, usage: Usage | None, *, cached: bool) -> Facts:
         account = won.permit.account if won is not None else ""
-        model = won.permit.model if won is not None else call.asked.chat.model
+        asked = call.asked.chat.model if isinstance(call, ClientCall) else call.request.model
+        model = won.permit.model if won is not None else asked
         served = Served(
             request_id=call.request_id,
             created_s=int(time.time()),
