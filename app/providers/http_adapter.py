@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 
 from app.domain.accounts import AccountSpec, ModelInfo
@@ -19,7 +19,7 @@ from app.domain.gateway import EmbeddingRequest, EmbeddingResult
 from app.providers.base import HealthReport
 from app.providers.classify import classify_event, classify_response, garbage, has_error
 from app.providers.embeddings import EmbeddingWire, no_embeddings
-from app.providers.http_client import EventStream, Exchange, HttpReply
+from app.providers.http_client import EventStream, Exchange, HttpReply, WireCall
 from app.providers.payload import parse_json
 from app.providers.rate_headers import read_observations
 from app.providers.wire import ModelTable, StreamDecoder, Wire, broken_off, check_request
@@ -56,11 +56,10 @@ class HttpAdapter:
     async def chat_completion(self, request: ChatRequest, *, timeout_s: float) -> ChatResult:
         """See ``base.ProviderAdapter``."""
         check_request(request)
-        call = self._wire.encode(request, stream=False)
-        async with self._flight():
-            reply = await self._exchange.fetch(call, timeout_s=timeout_s)
+        reply = await self._fetch(self._wire.encode(request, stream=False), timeout_s)
         result = self._wire.decode(self._json(reply), request)
-        return replace(result, observations=read_observations(reply.headers, now_s=time.time()))
+        observations = read_observations(reply.headers, now_s=time.time())
+        return replace(result, observations=observations) if observations else result
 
     async def chat_completion_stream(
         self, request: ChatRequest, *, timeout_s: float, idle_timeout_s: float
@@ -68,27 +67,27 @@ class HttpAdapter:
         """See ``base.ProviderAdapter``."""
         check_request(request)
         call = self._wire.encode(request, stream=True)
-        async with (
-            self._flight(),
-            self._exchange.stream(call, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s) as stream,
-        ):
-            await self._refuse(stream)
-            observations = read_observations(stream.headers, now_s=time.time())
-            async with aclosing(self._deltas(stream, self._wire.decoder(request))) as deltas:
-                async for delta in deltas:
-                    yield replace(delta, observations=observations) if observations else delta
-                    observations = ()
-            await stream.drain()
+        self._depart()
+        try:
+            async with self._exchange.stream(call, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s) as stream:
+                await self._refuse(stream)
+                observations = read_observations(stream.headers, now_s=time.time())
+                async with aclosing(self._deltas(stream, self._wire.decoder(request))) as deltas:
+                    async for delta in deltas:
+                        yield replace(delta, observations=observations) if observations else delta
+                        observations = ()
+                await stream.drain()
+        finally:
+            self._arrive()
 
     async def embed(self, request: EmbeddingRequest, *, timeout_s: float) -> EmbeddingResult:
         """See ``base.ProviderAdapter``."""
         if self._embeddings is None:
             raise no_embeddings(request.model, self._wire.provider)
-        call = self._embeddings.encode(request)
-        async with self._flight():
-            reply = await self._exchange.fetch(call, timeout_s=timeout_s)
+        reply = await self._fetch(self._embeddings.encode(request), timeout_s)
         result = self._embeddings.decode(self._json(reply), request)
-        return replace(result, observations=read_observations(reply.headers, now_s=time.time()))
+        observations = read_observations(reply.headers, now_s=time.time())
+        return replace(result, observations=observations) if observations else result
 
     def calculate_tokens(self, request: ChatRequest) -> int:
         """See ``base.ProviderAdapter``."""
@@ -102,8 +101,7 @@ class HttpAdapter:
         """List the models: that shows the network, the address and the key, and costs no token."""
         started = time.monotonic()
         try:
-            async with self._flight():
-                reply = await self._exchange.fetch(self._wire.list_models(), timeout_s=HEALTH_TIMEOUT_S)
+            reply = await self._fetch(self._wire.list_models(), HEALTH_TIMEOUT_S)
             if reply.status in (404, 405):
                 return HealthReport(ok=True, message="answers, but lists no models", latency_s=_since(started))
             names, complete = self._wire.decode_models(self._json(reply))
@@ -175,20 +173,26 @@ class HttpAdapter:
             raise classify_event(body, provider=provider, began=False)
         return body
 
-    @asynccontextmanager
-    async def _flight(self) -> AsyncIterator[None]:
+    async def _fetch(self, call: WireCall, timeout_s: float) -> HttpReply:
+        self._depart()
+        try:
+            return await self._exchange.fetch(call, timeout_s=timeout_s)
+        finally:
+            self._arrive()
+
+    def _depart(self) -> None:
+        """Count a call that closing waits for; ``_arrive`` ends it."""
         if self._closed:
             raise UpstreamError(
                 f"the adapter of {self._account.name!r} is closed", kind=UpstreamKind.CONNECTION, billed=False
             )
         self._flights += 1
         self._idle.clear()
-        try:
-            yield
-        finally:
-            self._flights -= 1
-            if self._flights == 0:
-                self._idle.set()
+
+    def _arrive(self) -> None:
+        self._flights -= 1
+        if self._flights == 0:
+            self._idle.set()
 
 
 def _in_stream(error: UpstreamError, decoder: StreamDecoder) -> UpstreamError:

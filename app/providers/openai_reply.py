@@ -38,15 +38,12 @@ def decode(body: Json, request: ChatRequest, provider: str) -> ChatResult:
     choices = sorted(map(as_object, as_list(fields.get("choices"))), key=lambda choice: as_count(choice.get("index")))
     if not choices:
         raise garbage(provider, "sent an answer without choices", billed=None)
-    results = [_choice(choice, provider) for choice in choices]
-    texts = [part for result in results for part in (result.text, result.reasoning or "")]
-    first = replace(
-        results[0],
-        usage=read_usage(fields.get("usage")) or estimated_usage(request, *texts),
-        model=as_text(fields.get("model")),
-        provider_id=find_text(fields.get("id")),
-        other_choices=tuple(results[1:]),
-    )
+    others = tuple(_choice(choice, provider) for choice in choices[1:])
+    usage = read_usage(fields.get("usage"))
+    first = _choice(choices[0], provider, answer=fields, usage=usage or NO_USAGE, others=others)
+    if usage is None:
+        texts = [part for result in (first, *others) for part in (result.text, result.reasoning or "")]
+        first = replace(first, usage=estimated_usage(request, *texts))
     return refuse_blank(first, request, provider)
 
 
@@ -90,7 +87,18 @@ def read_finish(value: Json, provider: str, *, has_tools: bool) -> FinishReason 
     return FinishReason.TOOL_CALLS if has_tools and finish is FinishReason.STOP else finish
 
 
-def _choice(choice: dict[str, Json], provider: str) -> ChatResult:
+_NOTHING: dict[str, Json] = {}
+
+
+def _choice(
+    choice: dict[str, Json],
+    provider: str,
+    *,
+    answer: dict[str, Json] = _NOTHING,
+    usage: Usage = NO_USAGE,
+    others: tuple[ChatResult, ...] = (),
+) -> ChatResult:
+    """Return one choice; the first carries what is said of the whole ``answer``."""
     message = as_object(choice.get("message"))
     splitter = ThinkSplitter()
     thought, text = splitter.feed(_content(message.get("content")))
@@ -103,8 +111,11 @@ def _choice(choice: dict[str, Json], provider: str) -> ChatResult:
         reasoning=_reasoning(message) or thought + late_thought or None,
         tool_calls=calls,
         finish_reason=FinishReason.CONTENT_FILTER if refusal and finish is FinishReason.STOP else finish,
-        usage=NO_USAGE,
+        usage=usage,
+        model=as_text(answer.get("model")),
+        provider_id=find_text(answer.get("id")),
         refusal=refusal,
+        other_choices=others,
     )
 
 
@@ -174,21 +185,24 @@ class OpenAIStream:
 
     def feed(self, event: SseEvent) -> Sequence[ChatDelta]:
         """See ``wire.StreamDecoder``."""
-        if event.data.strip() == "[DONE]":
+        data = event.data.strip()
+        if data == "[DONE]":
             self.finished = True
             return ()
-        if not event.data.strip():
+        if not data:
             return ()
-        chunk = as_object(parse_json(event.data))
+        chunk = as_object(parse_json(data))
         if has_error(chunk) or event.name == "error":
             raise classify_event(chunk, provider=self._provider, began=self.began)
-        self._usage = read_usage(chunk.get("usage")) or self._usage
+        usage = chunk.get("usage")
+        if usage is not None:
+            self._usage = read_usage(usage) or self._usage
         self._model = find_text(chunk.get("model")) or self._model
         self._id = find_text(chunk.get("id")) or self._id
-        deltas: list[ChatDelta] = []
-        for choice in map(as_object, as_list(chunk.get("choices"))):
-            deltas += self._choice(choice)
-        return deltas
+        choices = as_list(chunk.get("choices"))
+        if len(choices) == 1:
+            return self._choice(as_object(choices[0]))
+        return [delta for choice in choices for delta in self._choice(as_object(choice))]
 
     def end(self) -> ChatDelta:
         """See ``wire.StreamDecoder``."""
@@ -206,7 +220,10 @@ class OpenAIStream:
         )
 
     def _state(self, index: int) -> _ChoiceState:
-        return self._choices.setdefault(index, _ChoiceState())
+        state = self._choices.get(index)
+        if state is None:
+            state = self._choices[index] = _ChoiceState()
+        return state
 
     def _choice(self, choice: dict[str, Json]) -> list[ChatDelta]:
         index = as_count(choice.get("index"))
@@ -214,18 +231,23 @@ class OpenAIStream:
         # The last chunk of some servers repeats the message; only deltas are read.
         delta = as_object(choice.get("delta"))
         thought, text = state.splitter.feed(_content(delta.get("content")))
-        tools = self._tool_deltas(index, state, as_list(delta.get("tool_calls")))
+        calls = as_list(delta.get("tool_calls"))
+        tools = self._tool_deltas(index, state, calls) if calls else []
         finish = read_finish(choice.get("finish_reason"), self._provider, has_tools=bool(state.tool_ids))
         if finish is not None:
             late_thought, late_text = state.splitter.end()
             thought, text = thought + late_thought, text + late_text
             state.finish = finish
         refusal = as_text(delta.get("refusal"))
-        self._refused = self._refused or bool(refusal)
+        if refusal:
+            self._refused = True
+            text += refusal
         thought = (_reasoning(delta) or "") + thought
-        deltas = [ChatDelta(text=text + refusal, reasoning=thought, choice=index)] if text or refusal or thought else []
-        self._texts += [text, refusal]
-        self._thoughts.append(thought)
+        deltas = []
+        if text or thought:
+            deltas.append(ChatDelta(text=text, reasoning=thought, choice=index))
+            self._texts.append(text)
+            self._thoughts.append(thought)
         deltas += tools
         if finish is not None and index > 0:
             deltas.append(ChatDelta(finish_reason=finish, choice=index))

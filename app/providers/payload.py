@@ -49,6 +49,8 @@ def find_text(value: Json) -> str | None:
 
 def find_count(value: Json) -> int | None:
     """Return ``value`` as a whole number of at least 0, else None."""
+    if type(value) is int:
+        return max(0, value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return max(0, int(value))

@@ -14,8 +14,23 @@ from app.providers.retry_after import parse_delay_s
 
 _Scope = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 
-_OPENAI: tuple[_Scope, ...] = ("requests", "tokens")
-_ANTHROPIC: tuple[_Scope, ...] = ("requests", "input_tokens", "output_tokens")
+# Spelled out once: these are looked up in every response.
+_Names = tuple[_Scope, str, str, str]
+"""What a limit is of, and the names of its headers: limit, remaining, reset."""
+
+
+def _names(scope: _Scope, pattern: str) -> _Names:
+    return scope, pattern.format("limit"), pattern.format("remaining"), pattern.format("reset")
+
+
+_PRECISE: tuple[_Names, ...] = (
+    _names("requests", "x-ratelimit-{}-requests"),
+    _names("tokens", "x-ratelimit-{}-tokens"),
+    _names("requests", "anthropic-ratelimit-requests-{}"),
+    _names("input_tokens", "anthropic-ratelimit-input-tokens-{}"),
+    _names("output_tokens", "anthropic-ratelimit-output-tokens-{}"),
+)
+_VAGUE = _names("tokens", "anthropic-ratelimit-tokens-{}")
 
 
 def read_observations(headers: Mapping[str, str], *, now_s: float) -> tuple[LimitObservation, ...]:
@@ -25,14 +40,14 @@ def read_observations(headers: Mapping[str, str], *, now_s: float) -> tuple[Limi
         headers: Of the response, names in lower case or case-insensitive.
         now_s: Wall clock, seconds since the epoch.
     """
-    found = [_observation(scope, headers, f"x-ratelimit-{{}}-{scope}", now_s) for scope in _OPENAI]
-    for scope in _ANTHROPIC:
-        found.append(_observation(scope, headers, f"anthropic-ratelimit-{scope.replace('_', '-')}-{{}}", now_s))
+    found = [seen for names in _PRECISE if (seen := _observation(names, headers, now_s)) is not None]
     # Anthropic's plain "tokens" restates whichever token limit is tightest, so it may be an input or an output limit:
     # it is read only where neither of those is there.
-    if not any(seen is not None and seen.scope in ("input_tokens", "output_tokens") for seen in found):
-        found.append(_observation("tokens", headers, "anthropic-ratelimit-tokens-{}", now_s))
-    return tuple(seen for seen in found if seen is not None)
+    if not any(seen.scope in ("input_tokens", "output_tokens") for seen in found):
+        vague = _observation(_VAGUE, headers, now_s)
+        if vague is not None:
+            found.append(vague)
+    return tuple(found)
 
 
 def exhausted_reset_s(observations: tuple[LimitObservation, ...]) -> float | None:
@@ -42,15 +57,18 @@ def exhausted_reset_s(observations: tuple[LimitObservation, ...]) -> float | Non
     )
 
 
-def _observation(scope: _Scope, headers: Mapping[str, str], name: str, now_s: float) -> LimitObservation | None:
-    limit = _whole(headers.get(name.format("limit")))
-    remaining = _whole(headers.get(name.format("remaining")))
-    reset_s = parse_delay_s(headers.get(name.format("reset"), ""), now_s=now_s)
+def _observation(names: _Names, headers: Mapping[str, str], now_s: float) -> LimitObservation | None:
+    scope, limit_name, remaining_name, reset_name = names
+    limit, remaining = _whole(headers.get(limit_name)), _whole(headers.get(remaining_name))
     if limit is None and remaining is None:
         return None
+    reset = headers.get(reset_name)
+    reset_s = None if reset is None else parse_delay_s(reset, now_s=now_s)
     return LimitObservation(scope=scope, limit=limit, remaining=remaining, reset_s=reset_s)
 
 
 def _whole(text: str | None) -> int | None:
-    text = (text or "").strip()
+    if text is None:
+        return None
+    text = text.strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

@@ -43,6 +43,8 @@ class SseParser:
         self._name = ""
         self._after_cr = False
         self._at_start = True
+        # True where nothing of an event is held; not at the start, where a byte order mark may come.
+        self._between = False
 
     def feed(self, chunk: bytes) -> list[SseEvent]:
         """Return the events that ``chunk`` completes.
@@ -50,6 +52,30 @@ class SseParser:
         Raises:
             EventTooLargeError: a line or an event exceeds the bound.
         """
+        if self._between:
+            # The usual chunk is whole events: no line of it needs to be kept.
+            plain = chunk.replace(b"\r\n", b"\n") if b"\r" in chunk else chunk
+            if plain.endswith(b"\n\n") and len(plain) <= self._event_bytes_max and b"\r" not in plain:
+                return self._take_events(plain)
+        events = self._take_lines(chunk)
+        self._between = not (self._line or self._data or self._name or self._after_cr or self._at_start)
+        return events
+
+    def _take_events(self, chunk: bytes) -> list[SseEvent]:
+        events: list[SseEvent] = []
+        for block in chunk[:-2].decode("utf-8", errors="replace").split("\n\n"):
+            name, data = "", block
+            if block.startswith("event: "):
+                name, _end, data = block[7:].partition("\n")
+            if data.startswith("data: ") and "\n" not in data:
+                events.append(SseEvent(name or "message", data[6:]))
+                continue
+            for line in block.split("\n"):
+                self._take_line(line, events)
+            self._dispatch(events)
+        return events
+
+    def _take_lines(self, chunk: bytes) -> list[SseEvent]:
         if self._after_cr and chunk:
             chunk, self._after_cr = chunk.removeprefix(b"\n"), False
         if chunk:
@@ -62,7 +88,7 @@ class SseParser:
                 raise EventTooLargeError("a line of the stream is too long")
             self._line += piece
             if position < len(lines) - 1:
-                self._take_line(events)
+                self._end_line(events)
         return events
 
     def end(self) -> list[SseEvent]:
@@ -70,15 +96,18 @@ class SseParser:
         events: list[SseEvent] = []
         whole = not self._line
         if self._line:
-            self._take_line(events)
+            self._end_line(events)
         self._dispatch(events)
         return [replace(event, whole=whole) for event in events]
 
-    def _take_line(self, events: list[SseEvent]) -> None:
+    def _end_line(self, events: list[SseEvent]) -> None:
         line = self._line.decode("utf-8", errors="replace")
         self._line.clear()
         if self._at_start:
             line, self._at_start = line.removeprefix("\ufeff"), False
+        self._take_line(line, events)
+
+    def _take_line(self, line: str, events: list[SseEvent]) -> None:
         if not line:
             self._dispatch(events)
             return

@@ -20,6 +20,8 @@ class ThinkSplitter:
 
     def feed(self, piece: str) -> tuple[str, str]:
         """Return the (reasoning, text) that can be told apart so far; what may begin a tag is held back."""
+        if self._state == "text":
+            return "", piece
         self._held += piece
         if self._state == "start":
             start = self._held.lstrip()

@@ -42,6 +42,37 @@ def test_events_come_byte_by_byte() -> None:
     assert parse([bytes([byte]) for byte in STREAM]) == EVENTS
 
 
+LINES = [
+    b"data: one",
+    b"data:two",
+    b"data",
+    b"event: name",
+    b"event: ",
+    b"event",
+    b"id: 7",
+    b": comment",
+    b"",
+    b"",
+    b"",
+]
+ODD_LINES = [b"data: \xc3\xa9\xe4\xb8\x96", b"data: half \xe4\xb8", b"data: \xff", b"data:  \xef\xbb\xbf", b"noise"]
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(st.sampled_from(LINES + ODD_LINES), st.sampled_from([b"\n", b"\n", b"\r\n", b"\r"])), max_size=6
+        ),
+        max_size=6,
+    )
+)
+def test_chunks_of_whole_lines_give_the_same_events_as_single_bytes(chunks: list[list[tuple[bytes, bytes]]]) -> None:
+    """Whole events take a shorter way through the parser; it must lead to the same place."""
+    pieces = [b"".join(line + end for line, end in chunk) for chunk in chunks]
+
+    assert parse(pieces) == parse([bytes([byte]) for byte in b"".join(pieces)])
+
+
 def test_event_without_last_blank_line_is_given_at_the_end() -> None:
     """Several servers omit it; one that broke off within a line is marked."""
     assert parse([b"data: one\n"]) == [SseEvent("message", "one")]
@@ -49,7 +80,15 @@ def test_event_without_last_blank_line_is_given_at_the_end() -> None:
     assert parse([b": comment"]) == []
 
 
-@pytest.mark.parametrize("chunks", [[b"data: " + b"x" * 100], [b"x" * 60, b"x" * 60], [b"data: 45 bytes\n"] * 20])
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [b"data: " + b"x" * 100],
+        [b"x" * 60, b"x" * 60],
+        [b"data: 45 bytes\n"] * 20,
+        [b"data: first\n\n", b"data: " + b"x" * 101 + b"\n\n"],
+    ],
+)
 def test_line_or_event_beyond_the_bound_is_refused(chunks: list[bytes]) -> None:
     """No server fills our memory with one line, or with one event of many."""
     parser = SseParser(event_bytes_max=100)
