@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import cast
 from urllib.parse import quote
@@ -37,8 +38,12 @@ _ERROR_OF_TYPE: Mapping[str, type[GatewayError]] = {
 }
 
 
+KEY_VARIABLE = "TUTTI_API_KEY"
+"""The key that a server with ``auth.keys`` asks for."""
+
+
 class HttpDesk:
-    """A desk behind a server's HTTP doors.
+    """A desk behind a server's HTTP doors; sends the key of ``TUTTI_API_KEY`` where there is one.
 
     Args:
         url: The server's address, for instance ``http://127.0.0.1:8000``.
@@ -49,7 +54,9 @@ class HttpDesk:
 
     def __init__(self, url: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.url = url.rstrip("/")
+        key = os.environ.get(KEY_VARIABLE)
         self._client = httpx.AsyncClient(
+            headers={"authorization": f"Bearer {key}"} if key else None,
             base_url=self.url,
             transport=transport,
             # Proxies of the environment are for providers, not for our own server.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import threading
 import time
@@ -24,6 +25,7 @@ def serve(config: Path | None, host: str, port: int) -> int:
         ConfigurationError: the configuration is wrong, or the address cannot be listened on.
     """
     orchestra = settings.load(config)
+    check_door(host, has_keys=bool(orchestra.callers))
     check_free(host, port)
     voice = _StartupVoice(Path(orchestra.data_dir))
     for note in orchestra.notes:
@@ -62,6 +64,26 @@ def simulate(config: Path, host: str | None, port: int | None) -> int:
     changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     run(loaded.model_copy(update=changes))
     return int(ExitStatus.ANSWERED)
+
+
+def check_door(host: str, *, has_keys: bool) -> None:
+    """Keep a door without keys on this machine.
+
+    Raises:
+        ConfigurationError: others could reach it, and nothing would ask them for a key.
+    """
+    if has_keys or host == "localhost":
+        return
+    try:
+        if ipaddress.ip_address(host).is_loopback:
+            return
+    except ValueError:
+        pass  # a name: it may be anybody's
+    raise ConfigurationError(
+        f"Without any key configured the door stays on this machine; {host!r} would let others in.",
+        param="--host",
+        remedy="Add `auth: {keys: [...]}` to the configuration, or leave --host at 127.0.0.1.",
+    )
 
 
 def check_free(host: str, port: int) -> None:

@@ -13,6 +13,8 @@ from app.http.formats.anthropic_messages import AnthropicMessages
 from app.http.formats.openai_chat import OpenAIChat
 from app.http.formats.openai_responses import OpenAIResponses
 from app.http.gateway import openapi
+from app.http.gateway.access import KeyNeeded
+from app.http.gateway.cors import Cors
 from app.http.gateway.door import ChatDoor, GatewayFactory, Keys
 from app.http.gateway.routes import answering, count_message_tokens, embed, explain_route, get_model, list_models
 
@@ -57,7 +59,9 @@ def mount(app: FastAPI, gateway: GatewayFactory) -> None:
         "/v1/messages": ChatDoor(gateway, messages, keys),
         "/v1/responses": ChatDoor(gateway, OpenAIResponses(), keys),
     }
+    app.add_middleware(KeyNeeded, gateway=gateway, keys=keys)
     app.add_middleware(HotPaths, doors=doors)
+    app.add_middleware(Cors, gateway=gateway)
     for prefix in ("/v1", "/api/v1"):
         app.add_api_route(f"{prefix}/models", answering(list_models), **_get("ModelList"))
         one = _get("Model", path="model", statuses=(404,))
