@@ -13,9 +13,7 @@ from app.http.errors import body_of, wire_kind
 from app.http.gateway import reading
 from app.http.gateway.door import GatewayFactory, Keys
 
-OPEN_PATHS = frozenset(
-    {"/healthz", "/readyz", "/docs", "/openapi.json", "/docs/oauth2-redirect", "/-/healthz", "/-/routes"}
-)
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/openapi.json"})
 """What watchers of the process and readers of the documentation may see without a key."""
 
 
