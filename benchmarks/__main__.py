@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 from benchmarks.stage import ROOT
 
-NAMES = ("pool", "dag", "startup", "idle")
+NAMES = ("pool", "dag", "startup", "idle", "gateway", "gateway_pool")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; 1 where any benchmark failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"some of {', '.join(NAMES)} (default: all)")
-    parser.add_argument("--short", action="store_true", help="about three minutes for all, on two cores")
+    parser.add_argument("--short", action="store_true", help="about six minutes for all, on two cores")
     chosen = parser.parse_args(arguments)
     unknown = [name for name in chosen.names if name not in NAMES]
     if unknown:
