@@ -15,10 +15,16 @@ import subprocess
 import tempfile
 import uuid
 from pathlib import Path
+from typing import cast
 
+import grpc  # type: ignore[import-untyped]  # comes with Ray
 import ray
+from ray._private import services
+from ray._private.authentication import authentication_token_setup as authentication
+from ray._private.grpc_utils import init_grpc_channel
 
 from actors import watchdog
+from app.domain.errors import ConfigurationError
 
 ENVIRONMENT = {
     # No telemetry about users leaves their machine; quieter and faster start.
@@ -43,6 +49,11 @@ SERVE_ENVIRONMENT = {
 OBJECT_STORE_BYTES = 150 * 1024 * 1024
 """Our messages are small; Ray's default would claim 30 % of the machine's memory."""
 
+ANSWER_WITHIN_S = 5.0
+"""A living cluster answers in milliseconds; more is for a busy machine."""
+JOIN_REMEDY = "set RAY_ADDRESS to HOST:PORT as `ray start` printed it, or to 'local' for a cluster of its own"
+
+_log = logging.getLogger(__name__)
 
 _guard: subprocess.Popen[bytes] | None = None
 _folder: tempfile.TemporaryDirectory[str] | None = None
@@ -102,13 +113,76 @@ def start_local(*, namespace: str) -> None:
 
 
 def join(*, namespace: str) -> bool:
-    """Join the cluster that this process runs in (a job, ``serve run``); False where there is none."""
+    """Join the cluster that this process was started in, or that the user named; False where there is none.
+
+    Named is what ``RAY_ADDRESS`` holds (Ray sets it for a job), else what `ray start` recorded on this machine. Ray's
+    own "auto" would take any cluster among this machine's processes, somebody else's private one too.
+
+    Raises:
+        ConfigurationError: the named cluster cannot be joined from here.
+    """
     if ray.is_initialized():
         return True
-    try:
-        ray.init(address="auto", namespace=namespace, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError:
+    address = named_address(os.environ.get("RAY_ADDRESS", ""), _recorded_address())
+    if address is None:
         return False
+    # An address that is given explicitly does not switch tokens on by itself, unlike "auto".
+    if not os.environ.get("RAY_ADDRESS"):
+        authentication.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    if not _answers(address):
+        _log.warning("no Ray cluster answers at %s: its address is out of date", address)
+        return False
+    try:
+        ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        raise ConfigurationError(
+            f"The Ray cluster at {address} cannot be joined: {str(error).partition(chr(10))[0]}", remedy=JOIN_REMEDY
+        ) from None
+    return True
+
+
+def named_address(named: str, recorded: str | None) -> str | None:
+    """Return HOST:PORT of the cluster to join; None where none is named.
+
+    Args:
+        named: The value of ``RAY_ADDRESS``; empty where it is not set.
+        recorded: What `ray start` wrote down on this machine, if anything.
+
+    Raises:
+        ConfigurationError: ``named`` is no address of a cluster.
+    """
+    if named == "local":
+        return None
+    address = recorded if named in ("", "auto") else named
+    if not address:
+        return None
+    host, _, port = address.rpartition(":")
+    if "/" in host or not host or not port.isdecimal():
+        raise ConfigurationError(f"RAY_ADDRESS is {address!r}, not HOST:PORT.", param="RAY_ADDRESS", remedy=JOIN_REMEDY)
+    return address
+
+
+def _recorded_address() -> str | None:
+    try:
+        return cast("str | None", services.find_bootstrap_address(None))
+    except OSError:
+        return None  # somebody else's record, which we may not read
+
+
+def _answers(address: str) -> bool:
+    """Return whether a Ray cluster answers there; Ray's own client tries a wrong address for two minutes."""
+    with contextlib.closing(init_grpc_channel(address, options=[("grpc.enable_http_proxy", 0)])) as channel:
+        ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")
+        try:
+            ask(b"", timeout=ANSWER_WITHIN_S)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                raise ConfigurationError(
+                    f"The Ray cluster at {address} refuses us: it wants its token.",
+                    param="RAY_ADDRESS",
+                    remedy=f"set RAY_AUTH_MODE=token, with its token in ~/.ray/auth_token; {JOIN_REMEDY}",
+                ) from None
+            return False
     return True
 
 

@@ -14,11 +14,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,6 @@ import httpx
 import psutil
 import pytest
 import yaml
-from ray._private import services
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.acceptance.conftest import ROOT, ServeIt, environment, gone_within, write_config
@@ -38,6 +39,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 BIN = Path(sys.executable).parent
 CONCURRENCY = 2
 """Calls that each simulated account allows at once on the shared head."""
+RAY_FOLDER = "RAY_TMPDIR"
+"""Ray's variable for where it keeps sessions, and the record of the cluster that `ray start` started last."""
+JOIN_WITHIN_S = 30.0
+"""To find out that an address is stale, Ray's import on a busy machine included."""
 COMMAND_WITHIN_S = 150.0
 """Ray's dashboard and its commands are slow on a small busy machine."""
 
@@ -54,21 +59,38 @@ def documents(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.read_bytes().splitlines()] if out.exists() else []
 
 
-def start_job(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+@pytest.fixture(scope="module", autouse=True)
+def ray_folder() -> Iterator[Path]:
+    """Ray's directory of these tests: what somebody else's `ray start` recorded on this machine is not in it."""
+    # Ray's socket names must stay short, and pytest's directories are long.
+    with tempfile.TemporaryDirectory(prefix="tutti-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
+        (Path(temporary) / "ray").mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(RAY_FOLDER, temporary)
+            yield Path(temporary)
+
+
+def variables_of(folder: Path, **more: str) -> dict[str, str]:
+    """Return the environment of a job, which knows of no cluster but those of these tests."""
+    named = {RAY_FOLDER: os.environ[RAY_FOLDER], "PYTHONPATH": str(ROOT), "TUTTI_CONFIG": str(folder / "tutti.yaml")}
+    return environment(folder, **{**named, **more})
+
+
+def start_job(folder: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
     """Start the job on a private cluster, with the configuration in ``folder``."""
     return subprocess.Popen(
         [sys.executable, "-m", "app.batch", "--in", "requests.jsonl", "--out", "results.jsonl", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(folder, TUTTI_CONFIG=str(folder / "tutti.yaml"), PYTHONPATH=str(ROOT)),
+        env=variables_of(folder, **more),
         cwd=folder,
     )
 
 
-def run_job(folder: Path, *arguments: str, timeout_s: float = 90.0) -> subprocess.CompletedProcess[str]:
+def run_job(folder: Path, *arguments: str, timeout_s: float = 90.0, **more: str) -> subprocess.CompletedProcess[str]:
     """Run the job to its end."""
-    process = start_job(folder, *arguments)
+    process = start_job(folder, *arguments, **more)
     try:
         stdout, stderr = process.communicate(timeout=timeout_s)
     finally:
@@ -96,14 +118,6 @@ def wait_for(holds: Callable[[], object], *, within_s: float, process: subproces
         time.sleep(0.2)
 
 
-@pytest.fixture
-def alone() -> None:
-    """Keep the job off other people's clusters: until it does so itself (see below), it joins any it can find."""
-    if services.find_gcs_addresses():
-        pytest.skip("another Ray cluster runs on this machine, and the job would join it")
-
-
-@pytest.mark.usefixtures("alone")
 def test_job_answers_each_line_and_names_the_wrong_ones(tmp_path: Path, simulator: Simulator) -> None:
     """One document a line with the number of its line; a wrong line is named, costs nothing and stops nothing."""
     simulator.reset()
@@ -128,7 +142,6 @@ def test_job_answers_each_line_and_names_the_wrong_ones(tmp_path: Path, simulato
     assert roles(simulator)["planner"] == 2
 
 
-@pytest.mark.usefixtures("alone")
 def test_killed_job_goes_on_and_asks_nothing_again(tmp_path: Path, simulator: Simulator) -> None:
     """SIGKILL with two requests answered, two in their third task and two untouched: each is answered once."""
     hangs = worker_rule(ENGLISH.step("t3"), text="too late", latency={"kind": "constant", "mean_s": 120})
@@ -178,8 +191,6 @@ def test_killed_job_goes_on_and_asks_nothing_again(tmp_path: Path, simulator: Si
     assert roles(simulator) == after
 
 
-@pytest.mark.usefixtures("alone")
-@pytest.mark.xfail(strict=True, reason="cluster.join takes any cluster that it finds among this machine's processes")
 def test_job_does_not_join_the_private_cluster_of_another(
     tmp_path: Path, simulator: Simulator, serve_it: ServeIt
 ) -> None:
@@ -200,6 +211,34 @@ def test_job_does_not_join_the_private_cluster_of_another(
     assert ran.returncode == 0, ran.stderr
     assert {task["account"] for task in document["tasks"]} == {"delta"}
     assert (tmp_path / "data").exists()
+
+
+class NotRay(BaseHTTPRequestHandler):
+    """Something else that took the port of a cluster that is gone."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["RAY_ADDRESS", "recorded"])
+@pytest.mark.parametrize("there", ["nothing", "silence", "http"])
+def test_stale_address_is_no_cluster(tmp_path: Path, ray_folder: Path, there: str, named: bool) -> None:
+    """Whatever took the port of a cluster that is gone: no hang, no traceback, and the stale address is named."""
+    record = ray_folder / "ray" / "ray_current_cluster"
+    with ThreadingHTTPServer(("127.0.0.1", 0), NotRay) as http, socket.create_server(("127.0.0.1", 0)) as silence:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        port = {"nothing": free_ports(1)[0], "silence": silence.getsockname()[1], "http": http.server_port}[there]
+        try:
+            if not named:
+                record.write_text(f"127.0.0.1:{port}", encoding="utf-8")
+            joined = _join(tmp_path, **({"RAY_ADDRESS": f"127.0.0.1:{port}"} if named else {}))
+        finally:
+            http.shutdown()
+            record.unlink(missing_ok=True)
+
+    assert joined.stdout == "False\n", joined.stderr
+    assert f"127.0.0.1:{port}" in joined.stderr
+    assert "Traceback" not in joined.stderr
 
 
 @pytest.mark.parametrize(
@@ -419,6 +458,19 @@ def _popen(folder: Path, variables: dict[str, str], command: str, *arguments: st
 def _submit(head: Head) -> str:
     job = ["python", "-m", "app.batch", "--in", "requests.jsonl", "--out", "results.jsonl"]
     return head.run("ray", "job", "submit", "--address", head.dashboard, "--", *job)
+
+
+def _join(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Say whether a process with this environment joins a cluster."""
+    return subprocess.run(
+        [sys.executable, "-c", "from actors import cluster; print(cluster.join(namespace='tutti'))"],
+        env=variables_of(folder, **variables),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=JOIN_WITHIN_S,
+        check=False,
+    )
 
 
 def _process_project(head: Head, story: Story) -> dict[str, Any]:
