@@ -80,7 +80,7 @@ class _Host:
 
 
 class OfficeHosts:
-    """One host per account scope.
+    """One host per account scope, or ``one_host`` for all.
 
     Args:
         clock: Time.
@@ -88,7 +88,9 @@ class OfficeHosts:
         delay_s: Each way of a message.
     """
 
-    def __init__(self, clock: Clock, accounts: Iterable[AccountSpec], *, delay_s: float = 0.001) -> None:
+    def __init__(
+        self, clock: Clock, accounts: Iterable[AccountSpec], *, delay_s: float = 0.001, one_host: str = ""
+    ) -> None:
         self._clock = clock
         self.delay_s = delay_s
         self.fate: Fate = lambda _host, _message: "fine"
@@ -100,8 +102,9 @@ class OfficeHosts:
         self._hosts: dict[str, _Host | None] = {}
         self._lives = 0
         for account in accounts:
-            self._specs.setdefault(host_name(account.scope), []).append(account)
-        for host in self._specs:
+            self._specs.setdefault(one_host or host_name(account.scope), []).append(account)
+        for host in self._specs or [one_host]:
+            self._specs.setdefault(host, [])
             self.bear(host, lost=False)
 
     async def exchange(self, host: str, message: Exchange) -> Exchanged:

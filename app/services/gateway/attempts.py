@@ -12,8 +12,17 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from app.domain.chat import ChatDelta, ChatRequest, ChatResult, Usage
-from app.domain.errors import CapacityError, DeadlineError, GatewayError, RequestError, UpstreamError, UpstreamKind
+from app.domain.chat import NO_USAGE, ChatDelta, ChatRequest, ChatResult, Usage
+from app.domain.errors import (
+    CallLostError,
+    CapacityError,
+    DeadlineError,
+    GatewayError,
+    InternalError,
+    RequestError,
+    UpstreamError,
+    UpstreamKind,
+)
 from app.domain.gateway import Caller, Candidate, EmbeddingRequest, EmbeddingResult
 from app.domain.leases import PermitReport
 from app.domain.ports import Clock, Upstream, Upstreams
@@ -22,6 +31,8 @@ from app.services.gateway.permits import Permit, PermitDesk, Want
 
 SOON_S = 5.0
 """An account that serves again within this is worth waiting for, rather than going back to the one that failed."""
+
+_STARTED = ChatDelta()
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -117,13 +128,14 @@ class Attempts:
         for number in range(1, self._attempts_max + 1):
             permit = await self._permit(bid, state, until_s)
             began_s = self._now_s()
-            try:
-                upstream = self._upstreams.of(permit.account)
-                state.tried.append(permit.account)
-                answer = await send(bid, permit, upstream, until_s - began_s)
-            except KeyError:
+            upstream = self._find(permit)
+            if upstream is None:
                 self._withdraw(permit)
                 state.unfit.add((permit.account, permit.model))
+                continue
+            state.tried.append(_pair(permit.account, permit.model))
+            try:
+                answer = await send(bid, permit, upstream, until_s - began_s)
             except RequestError as error:
                 # This provider cannot be told the request; another may.
                 self._withdraw(permit)
@@ -138,6 +150,12 @@ class Attempts:
             else:
                 return answer, Won(permit=permit, attempts=number, upstream_s=self._now_s() - began_s)
         raise state.last or CapacityError("no account serves this model any more")
+
+    def _find(self, permit: Permit) -> Upstream | None:
+        try:
+            return self._upstreams.of(permit.account)
+        except KeyError:  # removed from the configuration meanwhile
+            return None
 
     async def _permit(self, bid: Bid[R], state: _State, until_s: float) -> Permit:
         left_s = until_s - self._now_s()
@@ -172,7 +190,7 @@ class Attempts:
             PermitReport(
                 call_id=permit.call_id,
                 ending="answered",
-                usage=result.usage,
+                usage=_known(result.usage, bid),
                 observations=result.observations,
                 duration_s=duration_s,
             ),
@@ -198,13 +216,20 @@ class Attempts:
         return result
 
     async def _sent(self, permit: Permit, call: Awaitable[T]) -> T:
-        """Await a whole answer, and report how it failed."""
+        """Await an answer, and report how it failed; what refuses the request before sending it is the caller's."""
         try:
             return await call
+        except (RequestError, StopAsyncIteration):
+            raise
         except UpstreamError as error:
             self._fail(permit, error)
             raise
-        except asyncio.CancelledError:
+        except InternalError as error:
+            lost = _lost(error, permit)
+            self._fail(permit, lost)
+            raise lost from None
+        except BaseException:
+            # Cancelled, or a bug of the adapter: either way it may have been sent.
             self._desk.report(permit, PermitReport(call_id=permit.call_id, ending="cancelled"))
             raise
 
@@ -215,55 +240,60 @@ class Attempts:
         began_s = self._now_s()
         deltas = upstream.chat_completion_stream(request, timeout_s=left_s, idle_timeout_s=bid.idle_timeout_s)
         try:
-            first = await anext(deltas)
+            first = await self._sent(permit, anext(deltas))
         except StopAsyncIteration:
             error = UpstreamError(f"{permit.account} answered nothing", kind=UpstreamKind.GARBAGE, billed=None)
             self._fail(permit, error)
             raise error from None
-        except UpstreamError as error:
-            self._fail(permit, error)
-            raise
-        except asyncio.CancelledError:
+        except BaseException:
             await deltas.aclose()
-            self._desk.report(permit, PermitReport(call_id=permit.call_id, ending="cancelled"))
             raise
-        return self._relay(permit, first, deltas, began_s)
+        relay = self._relay(bid, permit, first, deltas, began_s)
+        # Started here: closing a generator that never ran would neither stop the provider nor report.
+        await anext(relay)
+        return relay
 
     async def _relay(
-        self, permit: Permit, first: ChatDelta, deltas: AsyncGenerator[ChatDelta, None], began_s: float
+        self,
+        bid: Bid[ChatRequest],
+        permit: Permit,
+        first: ChatDelta,
+        deltas: AsyncGenerator[ChatDelta, None],
+        began_s: float,
     ) -> AsyncGenerator[ChatDelta, None]:
-        """Pass the stream on and report its end, whichever it is."""
-        usage: Usage | None = first.usage
-        observations = first.observations
+        """Yield one delta that only starts it, then pass the stream on; report its end, whichever it is."""
+        usage, finished = first.usage, first.finish_reason is not None
         ttft_s = self._now_s() - began_s
+        ending: PermitReport | None = None
         try:
+            yield _STARTED
             yield first
             async for delta in deltas:
-                if delta.usage is not None:
-                    usage = delta.usage
+                usage, finished = delta.usage or usage, finished or delta.finish_reason is not None
                 yield delta
+            finished, usage = True, _known(usage, bid)
+        except InternalError as error:
+            lost = _lost(error, permit)
+            ending = PermitReport(call_id=permit.call_id, ending="failed", error=lost)
+            raise lost from None
         except UpstreamError as error:
-            self._fail(permit, error)
+            ending = PermitReport(call_id=permit.call_id, ending="failed", error=error)
             raise
-        except BaseException:
-            # The client went away: closing the connection stops the provider.
-            await deltas.aclose()
-            told = PermitReport(call_id=permit.call_id, ending="cancelled")
-            if usage is not None:
-                told = PermitReport(call_id=permit.call_id, ending="answered", usage=usage)
-            self._desk.report(permit, told)
-            raise
-        self._desk.report(
-            permit,
-            PermitReport(
-                call_id=permit.call_id,
-                ending="answered",
-                usage=usage or Usage(input_tokens=0, output_tokens=0),
-                observations=observations,
-                duration_s=self._now_s() - began_s,
-                ttft_s=ttft_s,
-            ),
-        )
+        finally:
+            # Where the client went away, closing the connection stops the provider.
+            try:
+                await deltas.aclose()
+            finally:
+                if ending is None and finished and usage is not None:
+                    ending = PermitReport(
+                        call_id=permit.call_id,
+                        ending="answered",
+                        usage=usage,
+                        observations=first.observations,
+                        duration_s=self._now_s() - began_s,
+                        ttft_s=ttft_s,
+                    )
+                self._desk.report(permit, ending or PermitReport(call_id=permit.call_id, ending="cancelled"))
 
     def _fail(self, permit: Permit, error: UpstreamError) -> None:
         self._desk.report(permit, PermitReport(call_id=permit.call_id, ending="failed", error=error))
@@ -277,16 +307,13 @@ class Attempts:
             state.unfit.update((account, permit.model) for account in self._same_model(bid, permit))
         elif error.kind is UpstreamKind.MODEL_MISSING:
             state.unfit.add((permit.account, permit.model))
+        able = self._able(bid, state, error, permit)
         tries = Tries(
             attempts=len(state.tried),
             tried_accounts=state.tried,
-            able_accounts=[
-                account
-                for candidate in _fit(bid.candidates, state.unfit)
-                for account in candidate.accounts
-                if account == permit.account or self._desk.is_able(account, candidate.model, within_s=SOON_S)
-            ],
+            able_accounts=[_pair(account, model) for account, model in able],
             left_s=until_s - self._now_s(),
+            attempts_max=self._attempts_max,
         )
         step = next_step(error, tries, self._retries, self._clock.monotonic_ns(), random.random())
         match step:
@@ -297,10 +324,31 @@ class Attempts:
                     raise error  # a longer wait than the queue's: the client may choose it by `retry-after`
                 state.avoid.discard(permit.account)
                 await asyncio.sleep(pause_s)
-            case Elsewhere(avoid="provider"):
-                state.avoid.update(self._same_provider(bid, permit))
-            case Elsewhere():
-                state.avoid.add(permit.account)
+            case Elsewhere(avoid=avoid):
+                self._avoid(state, permit, able, whole_provider=avoid == "provider")
+
+    def _able(self, bid: Bid[R], state: _State, error: UpstreamError, permit: Permit) -> list[tuple[str, str]]:
+        """Return the (account, model) pairs that could take the call soon, and the one that failed."""
+        failed = (permit.account, permit.model)
+        pairs = [
+            (account, candidate.model)
+            for candidate in _fit(bid.candidates, state.unfit)
+            for account in candidate.accounts
+            if error.kind is not UpstreamKind.DEAD_KEY or account != permit.account
+        ]
+        return [pair for pair in pairs if pair == failed or self._desk.is_able(*pair, within_s=SOON_S)]
+
+    def _avoid(self, state: _State, permit: Permit, able: list[tuple[str, str]], *, whole_provider: bool) -> None:
+        """Keep the next attempt away from what failed, as far as there is something else."""
+        untried = [(account, model) for account, model in able if _pair(account, model) not in state.tried]
+        if untried and all(account == permit.account for account, _model in untried):
+            state.unfit.add((permit.account, permit.model))  # another model of the very same account
+            return
+        state.avoid.add(permit.account)
+        provider = self._upstreams.provider(permit.account)
+        same = {account for account, _model in able if self._upstreams.provider(account) == provider}
+        if whole_provider and any(account not in same for account, _model in untried):
+            state.avoid.update(same)
 
     def _same_model(self, bid: Bid[R], permit: Permit) -> tuple[str, ...]:
         return next((each.accounts for each in bid.candidates if each.model == permit.model), ())
@@ -311,6 +359,23 @@ class Attempts:
 
     def _now_s(self) -> float:
         return self._clock.monotonic_ns() / 1e9
+
+
+def _pair(account: str, model: str) -> str:
+    """Return how retries call a choice: an account's models fail apart from each other."""
+    return f"{account}/{model}"
+
+
+def _known(usage: Usage | None, bid: Bid[ChatRequest]) -> Usage:
+    """Return what was used; all that was reserved where the provider did not say: it may have been that much."""
+    if usage is not None and usage != NO_USAGE:
+        return usage
+    return Usage(input_tokens=bid.input_tokens, output_tokens=bid.output_tokens_max, source="estimated")
+
+
+def _lost(error: InternalError, permit: Permit) -> CallLostError:
+    """Return a failure of ours on the way to the provider as a call that may have been made."""
+    return CallLostError(error.message, kind=UpstreamKind.CUT, account=permit.account, billed=None)
 
 
 def _fit(candidates: tuple[Candidate, ...], unfit: set[tuple[str, str]]) -> tuple[Candidate, ...]:

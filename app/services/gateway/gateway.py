@@ -32,6 +32,7 @@ OUTPUT_TOKENS_DEFAULT = 1_024
 DEADLINE_S = 600.0
 FLIGHTS_MAX = 10_000
 NO_WISH = RoutingWish()
+_STARTED = ChatDelta()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,13 +152,17 @@ class Gateway:
             key = self._key(call, bid)
             kept = self._cache.get(key, self._clock.monotonic_ns()) if key is not None else None
             if kept is not None:
+                facts = self._facts(call, None, kept.usage, cached=True)
                 self._gate.settle(admitted, kept.usage)
-                return _again(kept), self._facts(call, None, kept.usage, cached=True)
+                return _again(kept), facts
             deltas, won = await self._attempts.open(bid)
         except BaseException:
             self._gate.settle(admitted, None, sent=False)
             raise
-        return self._watch(admitted, deltas), self._facts(call, won, None, cached=False)
+        watched = self._watch(admitted, deltas)
+        # Started here: closing a generator that never ran would neither stop the provider nor settle.
+        await anext(watched)
+        return watched, self._facts(call, won, None, cached=False)
 
     def limits(self, caller: Caller) -> LoadRow | None:
         """Return the last known state of a caller's limits, for the response's headers."""
@@ -233,13 +238,16 @@ class Gateway:
     ) -> AsyncGenerator[ChatDelta, None]:
         usage: Usage | None = None
         try:
+            yield _STARTED
             async for delta in deltas:
                 if delta.usage is not None:
                     usage = delta.usage
                 yield delta
         finally:
-            await deltas.aclose()
-            self._gate.settle(admitted, usage)
+            try:
+                await deltas.aclose()
+            finally:
+                self._gate.settle(admitted, usage)
 
     def _facts(self, call: ClientCall | EmbeddingCall, won: Won | None, usage: Usage | None, *, cached: bool) -> Facts:
         account = won.permit.account if won is not None else ""

@@ -5,122 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.domain.accounts import AccountSpec
 from app.domain.chat import Usage
 from app.domain.errors import GatewayError, UpstreamError, UpstreamKind
-from app.domain.gateway import Candidate
 from app.domain.leases import PERMIT_VALID_S, PermitReport
 from app.domain.limits import LimitSpec
-from app.services.gateway.permits import Bounds, Permit, PermitDesk, Want
-from app.services.roster import SnapshotRoster
-from tests.fakes.permit_hosts import OfficeHosts, an_account, cancel
-from tests.fakes.virtual_time import VirtualClock, run
+from app.services.gateway.permits import Permit
+from tests.fakes.permit_hosts import an_account
+from tests.fakes.permit_world import World, a_world, play, want
+from tests.fakes.virtual_time import VirtualClock
 
 ROOMY = LimitSpec(rpm=6_000, concurrency=1_000, burst_ms=6_000)
-
-
-@dataclass
-class World:
-    """Some accounts, and holders of their permits."""
-
-    hosts: OfficeHosts
-    clock: VirtualClock
-    desks: list[PermitDesk] = field(default_factory=list)
-    rosters: list[SnapshotRoster] = field(default_factory=list)
-    starts: list[tuple[float, str, int]] = field(default_factory=list)
-    """(when, account, tokens) of every call that was sent."""
-
-    async def call(
-        self, want: Want, *, desk: int = 0, duration_s: float = 0.5, timeout_s: float = 60.0, used: int | None = None
-    ) -> Permit:
-        permit = await self.desks[desk].acquire(want, timeout_s=timeout_s)
-        self.starts.append((self.clock.now_s, permit.account, want.input_tokens + want.output_tokens_max))
-        try:
-            await asyncio.sleep(duration_s)
-        except asyncio.CancelledError:
-            self.desks[desk].report(permit, PermitReport(call_id=permit.call_id, ending="cancelled"))
-            raise
-        usage = Usage(input_tokens=want.input_tokens, output_tokens=want.output_tokens_max if used is None else used)
-        self.desks[desk].report(
-            permit, PermitReport(call_id=permit.call_id, ending="answered", usage=usage, duration_s=duration_s)
-        )
-        return permit
-
-    def fail(self, permit: Permit, kind: UpstreamKind, *, desk: int = 0, retry_after_s: float | None = None) -> None:
-        error = UpstreamError("failed", kind=kind, account=permit.account, retry_after_s=retry_after_s)
-        self.desks[desk].report(permit, PermitReport(call_id=permit.call_id, ending="failed", error=error))
-
-    @property
-    def waiting(self) -> int:
-        return sum(desk.waiting for desk in self.desks)
-
-    async def settled(self) -> None:
-        """Let spare permits expire and every report arrive."""
-        await asyncio.sleep(2 * PERMIT_VALID_S + 1.0)
-
-
-@asynccontextmanager
-async def a_world(
-    clock: VirtualClock, *accounts: AccountSpec, desks: int = 1, bounds: Bounds = Bounds(), delay_s: float = 0.001
-) -> AsyncIterator[World]:
-    hosts = OfficeHosts(clock, accounts, delay_s=delay_s)
-    world = World(hosts, clock)
-    tasks = []
-    for number in range(desks):
-        roster = hosts.roster()
-        desk = PermitDesk(hosts, roster, clock, owner=f"d{number}", on_silence=hosts.suspect, bounds=bounds)
-        world.desks.append(desk)
-        world.rosters.append(roster)
-        tasks.append(asyncio.create_task(_later(0.037 * number, desk.run())))
-    tasks.append(asyncio.create_task(_directory(world)))
-    try:
-        yield world
-        assert not any(task.done() for task in tasks), "a background task ended"
-    finally:
-        await cancel(*tasks)
-        await asyncio.gather(*(desk.aclose() for desk in world.desks))
-
-
-async def _later(pause_s: float, work: Coroutine[None, None, None]) -> None:
-    """Start replicas one after another: their ticks do not coincide."""
-    await asyncio.sleep(pause_s)
-    await work
-
-
-async def _directory(world: World) -> None:
-    """Sweep and tell, as the account actors and the directory do."""
-    while True:
-        await asyncio.sleep(1.0)
-        world.hosts.sweep()
-        for roster in world.rosters:
-            world.hosts.tell(roster)
-
-
-def want(*accounts: str, tokens: int = 10, output: int = 0, caller: str = "", **more: object) -> Want:
-    return Want(
-        candidates=(Candidate(model="m", accounts=accounts or ("a",)),),
-        input_tokens=tokens,
-        output_tokens_max=output,
-        caller=caller,
-        **more,  # type: ignore[arg-type]
-    )
-
-
-def play(story: Callable[[VirtualClock], Awaitable[None]]) -> None:
-    clock = VirtualClock()
-
-    async def main() -> None:
-        await story(clock)
-
-    run(main(), clock)
 
 
 def excess(starts: list[tuple[float, int]], *, per_min: float, burst_s: float, late_s: float) -> float:
