@@ -11,13 +11,15 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import get_args
 
+from app.domain.calls import Admission
 from app.domain.chat import Usage
 from app.domain.errors import InternalError, QuotaError
 from app.domain.gateway import Caller, Candidate
 from app.domain.hosting import CALLERS_HOST, CALLERS_MODEL, caller_account
 from app.domain.leases import Exchanged, PermitReport, PermitWish
-from app.domain.limits import LimitSpec
+from app.domain.limits import LimitName, LimitSpec
 from app.domain.load import LoadRow
 from app.domain.ports import Clock, PermitHosts
 from app.services.gateway.host_mail import HostMail, Letter
@@ -28,6 +30,7 @@ TICK_S = 0.2
 IDLE_RATE = 0.01
 """Calls a second below which a caller is forgotten here."""
 NO_LIMITS = LimitSpec()
+_LIMITS = frozenset(get_args(LimitName))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +151,7 @@ class CallerGate:
             elif admission.admitted:
                 asking.answer.set_result(None)
             elif not asking.answer.done():
-                asking.answer.set_exception(_over(admission.reason, admission.start_in_s, admission.too_large))
+                asking.answer.set_exception(_refusal(admission))
 
     def on_lost(self, host: str, letter: Letter[_Asking]) -> None:
         """See ``host_mail.Reader``."""
@@ -190,14 +193,20 @@ class CallerGate:
             self._mail.report(CALLERS_HOST, PermitReport(call_id=call_id, ending="withdrawn"), now=False)
 
 
-def _over(limit: str, retry_after_s: float, too_large: bool) -> QuotaError:
-    if too_large:
+def _refusal(admission: Admission) -> QuotaError | InternalError:
+    if admission.too_large:
+        limit = admission.reason.rsplit(" ", 1)[-1]
         return QuotaError(
-            f"this call {limit} of your key", limit=limit, retry_after_s=None, remedy="ask for less in one call"
+            f"this call needs more than the whole limit {limit} of your key",
+            limit=limit,
+            retry_after_s=None,
+            remedy="ask for less in one call",
         )
+    if admission.reason not in _LIMITS:
+        return InternalError("the limits of this key are not known yet", remedy="try again in a few seconds")
     return QuotaError(
-        f"your key's limit {limit!r} is used up",
-        limit=limit,
-        retry_after_s=retry_after_s,
-        remedy=f"come back in {max(1, round(retry_after_s))} s, or ask for a larger limit",
+        f"your key's limit {admission.reason!r} is used up",
+        limit=admission.reason,
+        retry_after_s=admission.start_in_s,
+        remedy=f"come back in {max(1, round(admission.start_in_s))} s, or ask for a larger limit",
     )
