@@ -184,7 +184,9 @@ class PermitDesk:
         ticked_ns = self._clock.monotonic_ns()
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), TICK_S)
+                # Not ``wait_for``: that of Python 3.11 may swallow the cancellation that ends this task.
+                async with asyncio.timeout(TICK_S):
+                    await self._wake.wait()
             self._wake.clear()
             now_ns = self._clock.monotonic_ns()
             if now_ns - ticked_ns >= TICK_S * 1e9:
@@ -192,8 +194,8 @@ class PermitDesk:
                 ticked_ns = now_ns
             try:
                 self._place_waiting(now_ns)
-            except GatewayError as error:
-                _log.warning("nothing can be placed: %s", error.message)
+            except Exception:  # noqa: BLE001  outermost edge: without this task no waiting call is ever served again
+                _log.exception("nothing can be placed")
 
     async def aclose(self) -> None:
         """Give spare permits back and say what is unsaid."""
