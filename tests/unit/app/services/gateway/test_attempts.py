@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -247,7 +247,7 @@ def test_attempts_take_another_provider_when_one_cannot_be_told_the_request() ->
 
     async def story(clock: VirtualClock) -> None:
         refused: list[Deed] = [RequestError("no such field", param="seed")]
-        deeds = {"a": refused, "b": refused, "c": [None]}
+        deeds: dict[str, list[Deed]] = {"a": refused, "b": refused, "c": [None]}
         async with a_stage(clock, deeds, providers={"a": "x", "b": "x", "c": "y"}) as stage:
             result, _won = await stage.attempts.complete(stage.bid())
 
@@ -381,8 +381,9 @@ def test_attempts_leave_nothing_when_they_are_cancelled(stream: bool, after_s: f
     async def story(clock: VirtualClock) -> None:
         deeds: list[Deed] = [failure(UpstreamKind.OVERLOADED, retry_after_s=1.0), 5.0]
         async with a_stage(clock, {"a": deeds}) as stage:
-            how: Callable[[Bid[ChatRequest]], object] = stage.attempts.open if stream else stage.attempts.complete
-            task = asyncio.ensure_future(how(stage.bid()))  # type: ignore[arg-type]
+            bid = stage.bid()
+            work = stage.attempts.open(bid) if stream else stage.attempts.complete(bid)
+            task: asyncio.Task[object] = asyncio.create_task(work)
             await asyncio.sleep(after_s)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
