@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.fakes import gateway_cells
+
 RECORDINGS = Path(__file__).resolve().parents[1] / "tests" / "contract" / "recordings"
 PROVIDERS = ("openai", "anthropic", "gemini", "deepseek", "qwen", "custom")
 
@@ -58,11 +60,37 @@ and HTTP clients are off everywhere.
 """
 
 
+_GATEWAY = """
+## The gateway: client format, provider, feature
+
+Every cell is a test of `tests/acceptance/test_gateway_sdks.py`: the client's official SDK, unmodified, against a real
+server with the simulator as provider. The same file holds the errors as the SDKs' own exceptions, aborts, timeouts,
+embeddings, and LangChain's `langchain-openai` (answers, streams, tools, structured output) with every provider.
+"""
+
+
 def compatibility_page() -> str:
     """Return the page."""
     rows = "".join(f"| {' | '.join(part)} |\n" for part in _PARTS)
     cases = "".join(_provider_section(provider) for provider in PROVIDERS)
-    return f"{_INTRODUCTION}{rows}\n## Recorded cases\n\nRun by `tests/contract`.\n{cases}{_LANGUAGES}"
+    recorded = f"\n## Recorded cases\n\nRun by `tests/contract`.\n{cases}"
+    return f"{_INTRODUCTION}{rows}{_GATEWAY}{_matrix()}{recorded}{_LANGUAGES}"
+
+
+def _matrix() -> str:
+    tables = []
+    for form, title in gateway_cells.FORMATS.items():
+        rows = (
+            f"| {said} | {' | '.join(_cell(form, provider, feature) for provider in gateway_cells.PROVIDERS)} |\n"
+            for feature, said in gateway_cells.FEATURES.items()
+        )
+        head = f"| {title} | {' | '.join(gateway_cells.PROVIDERS)} |\n|{'---|' * (len(gateway_cells.PROVIDERS) + 1)}\n"
+        tables.append(f"\n{head}{''.join(rows)}")
+    return "".join(tables)
+
+
+def _cell(form: str, provider: str, feature: str) -> str:
+    return "tested" if (form, provider, feature) in gateway_cells.CELLS else "-"
 
 
 def _provider_section(provider: str) -> str:

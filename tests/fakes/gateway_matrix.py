@@ -14,7 +14,8 @@ import anthropic
 import openai
 from pydantic import BaseModel
 
-from tests.fakes.gateway_pool import CALLS, GREETING, KEY, MEASURED, MODELS, THOUGHT
+from tests.fakes.gateway_cells import FEATURES, FORMATS
+from tests.fakes.gateway_pool import CALLS, GREETING, KEY, MEASURED, THOUGHT
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 PIXEL_URL = f"data:image/png;base64,{PIXEL}"
@@ -359,23 +360,6 @@ def messages_reasoning(to: Clients, model: str) -> None:
     assert again.content
 
 
-FORMATS = {
-    "chat": "OpenAI chat completions, `openai` SDK",
-    "responses": "OpenAI Responses, `openai` SDK",
-    "messages": "Anthropic Messages, `anthropic` SDK",
-}
-FEATURES = {
-    "text": "answer and usage",
-    "stream": "stream",
-    "length": "ceiling of output",
-    "tools": "two tool calls at once",
-    "tools_stream": "the same, streamed",
-    "tool_results": "tool results back",
-    "schema": "JSON schema, `parse()`",
-    "image": "image",
-    "reasoning": "reasoning, both ways",
-}
 CHECKS: dict[tuple[str, str], Check] = {
     (form, feature): globals()[f"{form}_{feature}"] for form in FORMATS for feature in FEATURES
 }
-CELLS = [(form, provider, feature) for form in FORMATS for provider in MODELS for feature in FEATURES]

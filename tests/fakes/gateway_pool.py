@@ -12,7 +12,6 @@ import yaml
 
 from tests.fakes.simulated import Simulator, running_simulator
 
-PROVIDERS = ("openai", "anthropic", "gemini")
 MODELS = {"openai": "model-o", "anthropic": "model-a", "gemini": "model-g"}
 """One model at each provider, with one account."""
 SHARED = "model-two"
@@ -27,6 +26,10 @@ SICK = "model-sick"
 """For faults: its only account, ``sick``, serves nothing else, so that its state disturbs nobody."""
 LIMITED = "model-limited"
 """For 429s, the same way."""
+
+FAILURES = ("http_500", "http_503", "http_429", "reset", "garbage_json", "cut_before_first")
+PAIRS = {kind: f"model-{kind.replace('_', '-')}" for kind in FAILURES}
+"""A model for each kind of failure, each served by two accounts of its own."""
 
 KEY = "key-of-everybody"
 KEY_ONE_MODEL = "key-of-one-model"
@@ -73,6 +76,7 @@ def renew(simulator: Simulator, *faults: dict[str, Any]) -> None:
 def simulator_file() -> dict[str, Any]:
     """Return the configuration of the simulator."""
     names = [f"sk-{name}" for name in ("o", "a", "g", "two-a", "two-b", "narrow", "sick", "limited")]
+    names += [f"sk-{model}-{half}" for model in PAIRS.values() for half in "ab"]
     return {
         "host": "127.0.0.1",
         "port": 0,
@@ -98,7 +102,7 @@ def account(url: str, name: str, provider: str, *models: str, **more: Any) -> di
 
 def configuration(url: str) -> dict[str, Any]:
     """Return the server's configuration: prices are 1 and 4 USD a million tokens everywhere."""
-    chat = [*MODELS.values(), SHARED, GONE, NARROW, SICK, LIMITED]
+    chat = [*MODELS.values(), SHARED, GONE, NARROW, SICK, LIMITED, *PAIRS.values()]
     return {
         "accounts": [
             account(url, "o", "openai", MODELS["openai"], EMBEDDER),
@@ -110,6 +114,7 @@ def configuration(url: str) -> dict[str, Any]:
             account(url, "narrow", "openai", NARROW, limits={"concurrency": 1}),
             account(url, "sick", "openai", SICK),
             account(url, "limited", "openai", LIMITED),
+            *(account(url, f"{model}-{half}", "openai", model) for model in PAIRS.values() for half in "ab"),
         ],
         "coordinator": {"model": MODELS["openai"]},
         "routing": {"general": {"primary": [MODELS["openai"]]}},
@@ -125,7 +130,7 @@ def configuration(url: str) -> dict[str, Any]:
                 {"name": "one-call", "key": KEY_NARROW, "limits": {"concurrency": 1}},
             ]
         },
-        "accounts_per_actor": 16,
+        "accounts_per_actor": 32,
         "gateway": {"queue_timeout_s": 3, "idle_timeout_s": 3, "retry_ratio": 1.0},
     }
 

@@ -204,7 +204,7 @@ SCHEMAS: Schema = {
         ("error",),
         {
             "error": _object(
-                ("message", "type", "param", "code"),
+                ("message", "type", "param"),
                 {
                     "message": _text("What happened, and what to do about it."),
                     "type": _text(),
