@@ -39,7 +39,7 @@ DRAIN_TIMEOUT_S = 0.25
 
 _TRANSPORT_ERRORS = (aiohttp.ClientError, OSError, ValueError)
 # What fails before a byte of the request is sent. ValueError: an address or a header that cannot be sent at all.
-_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ValueError)
+_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.NonHttpUrlClientError, ValueError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

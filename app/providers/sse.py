@@ -52,27 +52,26 @@ class SseParser:
         Raises:
             EventTooLargeError: a line or an event exceeds the bound.
         """
-        if self._between:
-            # The usual chunk is whole events: no line of it needs to be kept.
-            plain = chunk.replace(b"\r\n", b"\n") if b"\r" in chunk else chunk
-            if plain.endswith(b"\n\n") and len(plain) <= self._event_bytes_max and b"\r" not in plain:
-                return self._take_events(plain)
+        # The usual chunk is whole events: no line of it needs to be kept.
+        if self._between and chunk.endswith((b"\n\n", b"\n\r\n")) and len(chunk) <= self._event_bytes_max:
+            text = chunk.decode("utf-8", errors="replace")
+            if "\r" in text:
+                text = text.replace("\r\n", "\n")
+            if "\r" not in text:
+                return self._take_events(text)
         events = self._take_lines(chunk)
         self._between = not (self._line or self._data or self._name or self._after_cr or self._at_start)
         return events
 
-    def _take_events(self, chunk: bytes) -> list[SseEvent]:
+    def _take_events(self, text: str) -> list[SseEvent]:
         events: list[SseEvent] = []
-        for block in chunk[:-2].decode("utf-8", errors="replace").split("\n\n"):
-            name, data = "", block
-            if block.startswith("event: "):
-                name, _end, data = block[7:].partition("\n")
-            if data.startswith("data: ") and "\n" not in data:
-                events.append(SseEvent(name or "message", data[6:]))
-                continue
-            for line in block.split("\n"):
-                self._take_line(line, events)
-            self._dispatch(events)
+        for block in text[:-2].split("\n\n"):
+            if block.startswith("data: ") and "\n" not in block:
+                events.append(SseEvent("message", block[6:]))
+            else:
+                for line in block.split("\n"):
+                    self._take_line(line, events)
+                self._dispatch(events)
         return events
 
     def _take_lines(self, chunk: bytes) -> list[SseEvent]:
