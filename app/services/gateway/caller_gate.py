@@ -79,7 +79,7 @@ class CallerGate:
             return Admitted(caller=caller.name)
         account, now_ns = caller_account(caller.name), self._clock.monotonic_ns()
         candidates = (Candidate(model=CALLERS_MODEL, accounts=(account,)),)
-        slot = self._slots.choose(candidates, input_tokens, output_tokens_max, frozenset(), now_ns)
+        slot, _lighter = self._slots.choose(candidates, input_tokens, output_tokens_max, frozenset(), now_ns)
         if slot is not None:
             call_id = slot.spares.popleft()[0]
         else:

@@ -19,18 +19,17 @@ from app.domain.errors import CapacityError, GatewayError, RequestError, Upstrea
 from app.domain.fair_queue import FairQueue
 from app.domain.gateway import Candidate, ServiceClass
 from app.domain.leases import Exchanged, PermitReport, PermitWish
+from app.domain.permit_office import OTHERS_TURN
 from app.domain.placement import NEVER_S, Choice, ReadyCall, Wait, place
 from app.domain.ports import Clock, PermitHosts
 from app.services.gateway.host_mail import HostMail, Letter
-from app.services.gateway.spares import Slot, Slots
+from app.services.gateway.spares import RECHECK_S, REFUSED_PAUSE_S, Slot, Slots
 from app.services.roster import SnapshotRoster
 
 HORIZON_S = 0.5
 LOOK_AHEAD = 512
 """Waiting calls that are looked at together."""
 TICK_S = 0.2
-REFUSED_PAUSE_S = 0.01
-RECHECK_S = 0.25
 CLOSED_MAX_S = 2.0
 """After a refusal the account's actor is asked again at the latest after this: it knows, and may know better."""
 
@@ -127,6 +126,8 @@ class PermitDesk:
         self._queue: FairQueue[_Waiting] = FairQueue(bounds.queue_max)
         self._numbers = itertools.count(1)
         self._wake = asyncio.Event()
+        self._look_ns = 0
+        """When a call that was refused may ask again, if that is soon."""
         self._held: Counter[str] = Counter()
         """Permits in use, by the host that gave them."""
 
@@ -170,6 +171,7 @@ class PermitDesk:
         """Say what became of a permit; must be called exactly once for each."""
         slot = self._slots.of(permit.account, permit.model)
         slot.outstanding -= 1
+        slot.yield_ns = 0  # what it held is free
         self._held[permit.host] -= 1
         if not self._held[permit.host]:
             del self._held[permit.host]
@@ -185,7 +187,8 @@ class PermitDesk:
         while True:
             with contextlib.suppress(TimeoutError):
                 # Not ``wait_for``: that of Python 3.11 may swallow the cancellation that ends this task.
-                async with asyncio.timeout(TICK_S):
+                left_s = (self._look_ns - self._clock.monotonic_ns()) / 1e9
+                async with asyncio.timeout(min(TICK_S, left_s) if left_s > 0 else TICK_S):
                     await self._wake.wait()
             self._wake.clear()
             now_ns = self._clock.monotonic_ns()
@@ -244,23 +247,30 @@ class PermitDesk:
 
     def _take(self, want: Want, now_ns: int) -> Permit | None:
         """Return a permit from the hand, if there is one."""
-        slot = self._slots.choose(
+        slot, lighter = self._slots.choose(
             want.candidates, want.input_tokens, want.output_tokens_max, want.avoid_accounts, now_ns
         )
         if slot is None:
             return None
         call_id, *_validity, host = slot.spares.popleft()
         self._use(slot, want, host)
+        lighter_host = self._roster.host_of(lighter.account) if lighter is not None else None
+        if lighter is not None and lighter_host is not None:
+            lighter.note_demand(want.input_tokens, want.output_tokens_max)
+            self._ask(lighter, want, lighter_host)
         return Permit(call_id=call_id, account=slot.account, model=slot.model, host=host)
 
     def _use(self, slot: Slot, want: Want, host: str) -> None:
         slot.outstanding += 1
         self._held[host] += 1
         slot.note_demand(want.input_tokens, want.output_tokens_max)
-        if want.service_class is not ServiceClass.BATCH:
-            wish = slot.wish()
-            if wish is not None:
-                self._mail.ask_spares(host, wish)
+        self._ask(slot, want, host)
+
+    def _ask(self, slot: Slot, want: Want, host: str) -> None:
+        """Ask for spare permits where they run low; batch work takes none from the others."""
+        wish = slot.wish() if want.service_class is not ServiceClass.BATCH else None
+        if wish is not None:
+            self._mail.ask_spares(host, wish)
 
     def _return_spares(self, slot: Slot, until_ns: int | None = None) -> None:
         for call_id, host in slot.drop(until_ns):
@@ -388,7 +398,9 @@ class PermitDesk:
 
     def _bind(self, item: _Waiting, decision: Choice | Wait, now_ns: int) -> str | None:
         """Ask for the permit of a call whose start is near; return whom."""
-        if isinstance(decision, Choice) and decision.start_in_s <= HORIZON_S:
+        if isinstance(decision, Choice) and self._slots.of(decision.account, decision.model).is_worth_asking(
+            decision.start_in_s, HORIZON_S, now_ns
+        ):
             host = self._roster.host_of(decision.account)
             assert host is not None, "rows of accounts without a host are not reachable"
             wish = self._wish(item, decision)
@@ -415,7 +427,7 @@ class PermitDesk:
         host = self._roster.host_of(account)
         if host is None or self._mail.is_silent(host, now_ns):
             return False
-        return self._slots.is_open(account, model, now_ns)
+        return self._slots.is_open(account, model, now_ns, or_yields=True)
 
     def _may_come(self, want: Want, now_ns: int) -> bool:
         """Tell whether an account that is starting, restarting or cooling may yet take the call."""
@@ -438,8 +450,13 @@ class PermitDesk:
         if admission.too_large:
             self._exclude(item, wish)
             return
+        slot = self._slots.of(wish.account, wish.model)
+        slot.note_refusal(admission.start_in_s, HORIZON_S, now_ns, turn=admission.reason == OTHERS_TURN)
         pause_s = min(max(admission.start_in_s - HORIZON_S, REFUSED_PAUSE_S), RECHECK_S)
         item.not_before_ns = now_ns + int(pause_s * 1e9)
+        soon_ns = max(item.not_before_ns, slot.yield_ns)
+        if self._look_ns <= now_ns or soon_ns < self._look_ns:
+            self._look_ns = soon_ns
 
     def _exclude(self, item: _Waiting, wish: PermitWish) -> None:
         left = item.ready.only_accounts - {wish.account}

@@ -1,4 +1,4 @@
-"""Spare permits in the hand: how many, of what size, for how long; the choice among accounts that have some.
+"""What a holder knows of each (account, model): spare permits in the hand, the demand, when to ask for more.
 
 Pure: time is an argument, monotonic nanoseconds. Demand is followed per (account, model).
 """
@@ -14,9 +14,15 @@ from app.domain.leases import BUNDLE_MAX, PERMIT_VALID_S, Bundle, BundleWish
 
 SPARE_S = 0.4
 """Spare permits are asked for so many seconds of the demand just seen."""
+EDGE_S = 0.02
+"""What is foreseen this little beyond the horizon is asked for as well: by then it is within."""
+REFUSED_PAUSE_S = 0.01
+RECHECK_S = 0.25
 SIZE_DECAY = 0.98
 SIZE_MARGIN = 1.2
 CALL_S_PRIOR = 1.0
+HOPED_S = 0.01
+"""Of an account that was not measured yet: short enough that it is soon tried, and then known."""
 EWMA_WEIGHT = 0.2
 RATE_WEIGHT = 0.5
 
@@ -31,6 +37,7 @@ class Slot:
     """(call id, expires_ns, input tokens, output tokens, host that gave it), oldest first."""
     outstanding: int = 0
     call_s: float = CALL_S_PRIOR
+    measured: bool = False
     taken: int = 0
     rate: float = 0.0
     input_tokens: float = 0.0
@@ -38,10 +45,17 @@ class Slot:
     asked: bool = False
     closed_ns: int = 0
     """It refused: nothing goes there before."""
+    yield_ns: int = 0
+    """No room but by calls that end, or another holder's turn: it is not asked for more before."""
+    asked_ns: int = 0
+    """When it was last asked for a permit of a waiting call."""
+    due_ns: int = 0
+    """When, by its own word, the next start comes within the horizon; 0: not known."""
 
     def note_call(self, duration_s: float) -> None:
-        """Take an answered call into the average."""
-        self.call_s += EWMA_WEIGHT * (duration_s - self.call_s)
+        """Take an answered call into the average; the first replaces the prior."""
+        self.call_s += (EWMA_WEIGHT if self.measured else 1.0) * (duration_s - self.call_s)
+        self.measured = True
 
     def note_demand(self, input_tokens: int, output_tokens: int) -> None:
         """Follow what is asked: larger calls at once, smaller ones slowly."""
@@ -69,6 +83,36 @@ class Slot:
             input_tokens=int(self.input_tokens) + 1,
             output_tokens_max=int(self.output_tokens) + 1,
         )
+
+    def note_refusal(self, start_in_s: float, horizon_s: float, now_ns: int, *, turn: bool) -> None:
+        """Learn when to ask again from a wish that was refused, for the sake of another's ``turn`` or for want of room.
+
+        Args:
+            start_in_s: The earliest start, by the account's own word.
+            horizon_s: How far ahead starts are promised.
+            now_ns: Monotonic time.
+            turn: Another holder goes first.
+        """
+        later_s = start_in_s - horizon_s
+        if turn:
+            self.yield_ns = now_ns + int(later_s * 1e9)
+        elif later_s <= 0:
+            # Not the horizon refused it: it depends on calls under way, ours or others'.
+            self.yield_ns = now_ns + int(max(start_in_s, REFUSED_PAUSE_S) * 1e9)
+        else:
+            self.due_ns = now_ns + int(max(later_s, REFUSED_PAUSE_S) * 1e9)
+
+    def is_worth_asking(self, start_in_s: float, horizon_s: float, now_ns: int) -> bool:
+        """Tell whether a call that is foreseen to start then may be asked for; if so, it counts as asked.
+
+        Now and then also where it seems to be beyond the horizon: others may leave room that we cannot see, and the
+        account's actor gives turns to those who ask.
+        """
+        far = start_in_s > horizon_s + EDGE_S and not 0 < self.due_ns <= now_ns
+        if far and now_ns < self.asked_ns + RECHECK_S * 1e9:
+            return False
+        self.asked_ns, self.due_ns = now_ns, 0
+        return True
 
     def drop(self, until_ns: int | None = None) -> Iterator[tuple[str, str]]:
         """Take out the spare permits that are out of date at ``until_ns``, or all; yields (id, host)."""
@@ -121,10 +165,10 @@ class Slots:
         """Drop what is known of an (account, model) that is idle."""
         self._slots.pop((slot.account, slot.model), None)
 
-    def is_open(self, account: str, model: str, now_ns: int) -> bool:
-        """Tell whether that account did not refuse a moment ago."""
+    def is_open(self, account: str, model: str, now_ns: int, *, or_yields: bool = False) -> bool:
+        """Tell whether that account did not refuse a moment ago; ``or_yields``: nor has it to be waited for."""
         slot = self._slots.get((account, model))
-        return slot is None or slot.closed_ns <= now_ns
+        return slot is None or max(slot.closed_ns, slot.yield_ns if or_yields else 0) <= now_ns
 
     def choose(
         self,
@@ -133,23 +177,29 @@ class Slots:
         output_tokens: int,
         avoid: frozenset[str],
         now_ns: int,
-    ) -> Slot | None:
-        """Return the slot to take a spare permit from: of the first model that anybody may serve, the least loaded.
+    ) -> tuple[Slot | None, Slot | None]:
+        """Return the slot to take a spare permit from, and a less loaded one that should give some.
 
-        A later model is chosen only where every account of the earlier ones has refused.
+        Of the first model that anybody may serve, the least loaded; a later model is chosen only where every account
+        of the earlier ones has refused. An account that nobody has tried is hoped to be as quick as the others.
         """
         for candidate in candidates:
             best: Slot | None = None
-            best_key = 0.0
+            lightest: Slot | None = None
+            best_load = lightest_load = float("inf")
+            is_open = False
             for account in candidate.accounts:
-                slot = self._slots.get((account, candidate.model))
-                if slot is None or account in avoid or not slot.fits(input_tokens, output_tokens, now_ns):
+                slot = self._slots.get((account, candidate.model)) or self.of(account, candidate.model)
+                is_open = is_open or slot.closed_ns <= now_ns
+                if account in avoid or slot.closed_ns > now_ns:
                     continue
-                key = (slot.outstanding + 1) * slot.call_s
-                if best is None or key < best_key:
-                    best, best_key = slot, key
+                load = (slot.outstanding + 1) * (slot.call_s if slot.measured else HOPED_S)
+                if load < lightest_load:
+                    lightest, lightest_load = slot, load
+                if load < best_load and slot.fits(input_tokens, output_tokens, now_ns):
+                    best, best_load = slot, load
             if best is not None:
-                return best
-            if any(self.is_open(account, candidate.model, now_ns) for account in candidate.accounts):
-                return None
-        return None
+                return best, None if lightest is best else lightest
+            if is_open:
+                return None, None
+        return None, None

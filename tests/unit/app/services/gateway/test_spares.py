@@ -91,15 +91,28 @@ def test_slots_take_the_least_loaded_account_when_several_have_spares() -> None:
     for name, outstanding, call_s in (("a", 3, 1.0), ("b", 1, 1.0), ("c", 1, 5.0)):
         slot = slots.of(name, "m")
         slot.take_bundle(a_bundle(), 0, "h")
-        slot.outstanding, slot.call_s = outstanding, call_s
+        slot.outstanding, slot.call_s, slot.measured = outstanding, call_s, True
     candidates = (Candidate(model="m", accounts=("a", "b", "c")),)
 
     def chosen(avoid: str = "") -> str | None:
-        slot = slots.choose(candidates, 1, 1, frozenset({avoid}), 0)
+        slot, _lighter = slots.choose(candidates, 1, 1, frozenset({avoid}), 0)
         return slot.account if slot is not None else None
 
     assert chosen() == "b"
     assert chosen(avoid="b") == "a"
+
+
+def test_slots_name_the_account_that_has_less_to_do_and_no_spares() -> None:
+    """Else an account without spare permits would never be asked while another has some."""
+    slots = Slots()
+    busy = slots.of("a", "m")
+    busy.take_bundle(a_bundle(), 0, "h")
+    busy.outstanding, busy.call_s, busy.measured = 3, 1.0, True
+    candidates = (Candidate(model="m", accounts=("a", "b")),)
+    best, lighter = slots.choose(candidates, 1, 1, frozenset(), 0)
+
+    assert best is busy
+    assert lighter is slots.of("b", "m")
 
 
 def test_slots_take_a_later_model_only_when_every_account_of_the_first_has_refused() -> None:
@@ -109,9 +122,9 @@ def test_slots_take_a_later_model_only_when_every_account_of_the_first_has_refus
     candidates = (Candidate(model="m", accounts=("a", "b")), Candidate(model="second", accounts=("x",)))
     slots.of("a", "m").closed_ns = S
 
-    assert slots.choose(candidates, 1, 1, frozenset(), 0) is None
+    assert slots.choose(candidates, 1, 1, frozenset(), 0) == (None, None)
     slots.of("b", "m").closed_ns = S
-    found = slots.choose(candidates, 1, 1, frozenset(), 0)
+    found, _lighter = slots.choose(candidates, 1, 1, frozenset(), 0)
     assert found is not None
     assert found.model == "second"
 
