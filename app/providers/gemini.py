@@ -222,8 +222,6 @@ def _response(message: Message, names: dict[str, str], where: str) -> dict[str, 
     response: Json = value if isinstance(value, dict) else {"result": value}
     if message.is_error:
         response = {"error": value}
-    if message.is_error:
-        response = {"error": value}
     return {"functionResponse": {"id": message.tool_call_id, "name": name, "response": response}}
 
 
