@@ -63,9 +63,19 @@ class ChatDoor:
         form: The wire format.
         keys: Knows the callers.
         auto: Whether a missing ``model`` means ``auto``.
+        id_header: Where this format's SDKs look for the request's id, beside ``x-request-id``.
     """
 
-    def __init__(self, gateway: GatewayFactory, form: ClientFormat, keys: Keys, *, auto: bool = False) -> None:
+    def __init__(
+        self,
+        gateway: GatewayFactory,
+        form: ClientFormat,
+        keys: Keys,
+        *,
+        auto: bool = False,
+        id_header: bytes | None = None,
+    ) -> None:
+        self._id_header = id_header
         self._gateway = gateway
         self._form = form
         self._keys = keys
@@ -83,17 +93,17 @@ class ChatDoor:
         except GatewayError as error:
             status, kind = status_of(error)
             body = self._form.error(status, kind, message_of(error), param=error.param, request_id=request_id)
-            await _send_json(send, status, body, headers_of(error, status))
+            await _send_json(send, status, body, [*self._named(request_id), *headers_of(error, status)])
         except HttpProblem as problem:
             body = self._form.error(
                 problem.status, problem_type(problem), problem.message, param=problem.param, request_id=request_id
             )
-            await _send_json(send, problem.status, body, [])
+            await _send_json(send, problem.status, body, self._named(request_id))
         except Exception:
             logger.exception("request %s failed unexpectedly", request_id)
             message = "Tutti failed unexpectedly; the server's log says more."
             body = self._form.error(500, "internal_error", message, param=None, request_id=request_id)
-            await _send_json(send, 500, body, [])
+            await _send_json(send, 500, body, self._named(request_id))
 
     async def _serve(
         self, headers: Mapping[bytes, bytes], receive: Receive, send: Send, request_id: str, began_s: float
@@ -111,6 +121,7 @@ class ChatDoor:
             wish=reading.read_wish(headers),
             deadline_s=reading.read_deadline_s(headers, DEADLINE_S),
             may_cache=reading.may_cache(headers),
+            idempotency_key=reading.read_idempotency_key(headers),
         )
         watcher = asyncio.create_task(_cancel_when_gone(receive, asyncio.current_task()))
         try:
@@ -135,7 +146,7 @@ class ChatDoor:
                 await asyncio.wait({opening}, timeout=KEEPALIVE_S)
                 if not opening.done():
                     if not started:
-                        await _start(send, STREAM_HEADERS)
+                        await _start(send, [*STREAM_HEADERS, *self._named(call.request_id)])
                         started = True
                     await _send_part(send, KEEPALIVE)
         except asyncio.CancelledError:
@@ -180,7 +191,11 @@ class ChatDoor:
 
     def _headers(self, gateway: Gateway, call: ClientCall, facts: Facts, began_s: float) -> Headers:
         ours_s = time.perf_counter() - began_s - facts.upstream_s
-        return [*answer_headers(facts, ours_s), *limit_headers(call.caller, gateway.limits(call.caller))]
+        limits = limit_headers(call.caller, gateway.limits(call.caller))
+        return [*self._named(call.request_id), *answer_headers(facts, ours_s), *limits]
+
+    def _named(self, request_id: str) -> Headers:
+        return [] if self._id_header is None else [(self._id_header, request_id.encode())]
 
 
 async def _cancel_when_gone(receive: Receive, task: asyncio.Task[object] | None) -> None:

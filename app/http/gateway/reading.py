@@ -141,6 +141,12 @@ def may_cache(headers: Mapping[bytes, bytes]) -> bool:
     return control is None or not (b"no-store" in control or b"no-cache" in control)
 
 
+def read_idempotency_key(headers: Mapping[bytes, bytes]) -> str | None:
+    """Return ``Idempotency-Key``, if one came."""
+    value = headers.get(b"idempotency-key")
+    return value.decode("latin-1") if value else None
+
+
 def _names(value: bytes | None) -> tuple[str, ...]:
     if value is None:
         return ()

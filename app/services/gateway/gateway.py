@@ -6,13 +6,14 @@ knows no wire format.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 
 from app.domain.accounts import GatewaySpec, ModelInfo, Orchestra
 from app.domain.cache_key import cache_key
-from app.domain.chat import ChatDelta, ChatRequest, ChatResult, Json, Usage
+from app.domain.chat import NO_USAGE, ChatDelta, ChatRequest, ChatResult, Json, Usage
 from app.domain.cost import cost_usd
 from app.domain.estimate import estimate_tokens, text_tokens
 from app.domain.gateway import AUTO, Asked, Caller, EmbeddingRequest, EmbeddingResult, RoutingWish, Served
@@ -24,6 +25,7 @@ from app.domain.routed import Needs
 from app.domain.routing import RoutingTable
 from app.services.gateway.attempts import Attempts, Bid, Won
 from app.services.gateway.caller_gate import Admitted, CallerGate
+from app.services.gateway.repeats import Repeats
 from app.services.roster import SnapshotRoster
 from app.services.single_flight import SingleFlight
 
@@ -46,6 +48,8 @@ class ClientCall:
     deadline_s: float = DEADLINE_S
     may_cache: bool = True
     """False where the client said ``Cache-Control: no-store``."""
+    idempotency_key: str | None = None
+    """Repeats with the same key are the same request; for calls that are not streamed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +98,7 @@ class Gateway:
         self._spec = spec
         self._cache = ResponseCache(spec.cache.size_bytes if spec.cache.enabled else 0, spec.cache.ttl_s)
         self._flights: SingleFlight[tuple[ChatResult, Won]] = SingleFlight(FLIGHTS_MAX)
+        self._repeats: Repeats[tuple[ChatResult, Facts]] = Repeats(clock)
         self._table: RoutingTable | None = None
         self._table_of: Orchestra | None = None
 
@@ -105,14 +110,23 @@ class Gateway:
             NotFoundError, RequestError: the model or a field cannot be served.
             CapacityError, DeadlineError, UpstreamError: see ``Attempts``.
         """
+        if call.idempotency_key is None:
+            return await self._complete(call)
+        request = repr(call.asked.chat).encode("utf-8", "surrogatepass")
+        return await self._repeats.run(call.caller.name, call.idempotency_key, request, lambda: self._complete(call))
+
+    async def _complete(self, call: ClientCall) -> tuple[ChatResult, Facts]:
         bid = self._bid(call)
         admitted = await self._gate.admit(call.caller, bid.input_tokens, bid.output_tokens_max)
         try:
             result, won, cached = await self._answer(call, bid)
+        except asyncio.CancelledError:
+            self._gate.settle(admitted, None)  # the provider may have counted all of it
+            raise
         except BaseException:
             self._gate.settle(admitted, None, sent=False)
             raise
-        self._gate.settle(admitted, result.usage)
+        self._gate.settle(admitted, NO_USAGE if cached else result.usage)
         return result, self._facts(call, won, result.usage, cached=cached)
 
     async def embed(self, call: EmbeddingCall) -> tuple[EmbeddingResult, Facts]:
@@ -153,7 +167,7 @@ class Gateway:
             kept = self._cache.get(key, self._clock.monotonic_ns()) if key is not None else None
             if kept is not None:
                 facts = self._facts(call, None, kept.usage, cached=True)
-                self._gate.settle(admitted, kept.usage)
+                self._gate.settle(admitted, NO_USAGE)
                 return _again(kept), facts
             deltas, won = await self._attempts.open(bid)
         except BaseException:
