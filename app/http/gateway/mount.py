@@ -56,7 +56,7 @@ def mount(app: FastAPI, gateway: GatewayFactory) -> None:
     doors = {
         "/v1/chat/completions": ChatDoor(gateway, chat, keys),
         "/api/v1/chat/completions": ChatDoor(gateway, OpenAIChat(compat_fields=True), keys, auto=True),
-        "/v1/messages": ChatDoor(gateway, messages, keys),
+        "/v1/messages": ChatDoor(gateway, messages, keys, id_header=b"request-id"),
         "/v1/responses": ChatDoor(gateway, OpenAIResponses(), keys),
     }
     app.add_middleware(KeyNeeded, gateway=gateway, keys=keys)
