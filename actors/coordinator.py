@@ -14,7 +14,7 @@ import logging
 import uuid
 from collections.abc import Coroutine, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from actors.clock import SystemClock
 from actors.handles import DirectoryHandle, HostHandles, StoreHandle
@@ -29,6 +29,8 @@ from app.services.roster import SnapshotRoster
 RUNS_MAX = 1_000
 """Runs conducted at once; more are refused with a time to come back."""
 TEXT_BYTES_MAX = 256 * 1024
+TIMEOUT_S_MAX = 7 * 86_400
+"""As docs/http.md promises."""
 WATCH_WAIT_S = 10.0
 RECONNECT_S = 0.5
 KNOWN_WAIT_S = 30.0
@@ -83,7 +85,7 @@ class Coordinator:
             ConflictError: the key was used with another request.
             CapacityError: too many runs at once.
         """
-        _check(request)
+        check_request(request)
         await self._ready()
         if len(self._tasks) >= RUNS_MAX:
             raise CapacityError(f"{RUNS_MAX} runs are being conducted", retry_after_s=10.0)
@@ -236,17 +238,36 @@ class Coordinator:
         task.add_done_callback(self._background.discard)
 
 
-def _check(request: RunRequest) -> None:
-    if not request.text.strip():
+def check_request(request: RunRequest) -> None:
+    """Refuse what no run can be made of; the ways in check too, and not all of them by the same schema.
+
+    Raises:
+        RequestError: a field has a wrong type or is out of range.
+    """
+    text: object = request.text
+    if not isinstance(text, str):
+        raise RequestError(f"request_text is {text!r:.80}, must be text", param="request_text")
+    if not text.strip():
         raise RequestError("the request is empty", param="request_text", remedy="say what you want done")
-    size = len(request.text.encode())
+    size = len(text.encode(errors="replace"))
     if size > TEXT_BYTES_MAX:
         raise RequestError(
             f"the request has {size} bytes, the limit is {TEXT_BYTES_MAX}",
             param="request_text",
             remedy="send the essence, and long material in parts",
         )
-    if request.timeout_s is not None and not 0 < request.timeout_s <= 86_400:
-        raise RequestError(f"timeout_s is {request.timeout_s!r}, must be over 0 and at most 86400", param="timeout_s")
-    if request.tokens_max is not None and request.tokens_max <= 0:
-        raise RequestError(f"max_tokens_total is {request.tokens_max!r}, must be positive", param="max_tokens_total")
+    timeout_s: object = request.timeout_s
+    if timeout_s is not None and not (_is_number(timeout_s, int, float) and 0 < timeout_s <= TIMEOUT_S_MAX):
+        raise RequestError(
+            f"timeout_s is {timeout_s!r:.80}, must be a number of seconds over 0 and at most {TIMEOUT_S_MAX}",
+            param="timeout_s",
+        )
+    tokens_max: object = request.tokens_max
+    if tokens_max is not None and not (_is_number(tokens_max, int) and tokens_max > 0):
+        raise RequestError(
+            f"max_tokens_total is {tokens_max!r:.80}, must be a whole number over 0", param="max_tokens_total"
+        )
+
+
+def _is_number(value: object, *types: type) -> TypeGuard[float]:
+    return isinstance(value, types) and not isinstance(value, bool)

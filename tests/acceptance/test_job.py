@@ -126,15 +126,16 @@ def test_job_answers_each_line_and_names_the_wrong_ones(tmp_path: Path, simulato
     with (tmp_path / "requests.jsonl").open("ab") as file:
         file.writelines([b"not json\n", b"\n", b'{"request_text": "x", "colour": 1}\n'])
         file.writelines([b'{"request_text": "caf\xe9"}\n', b'{"request_text": " "}\n'])
+        file.writelines([b'{"request_text": "x", "timeout_s": "soon"}\n'])
     ran = run_job(tmp_path)
     found = {document["line"]: document for document in documents(tmp_path / "results.jsonl")}
 
     assert ran.returncode == 4, ran.stderr
-    assert sorted(found) == [1, 2, 3, 5, 6, 7]
+    assert sorted(found) == [1, 2, 3, 5, 6, 7, 8]
     assert (found[1]["status"], found[1]["answer"]) == ("completed", VIETNAMESE.answer)
     assert (found[2]["status"], found[2]["answer"]) == ("completed", CHINESE.answer)
     assert set(found[1]) >= {"run_id", "tasks", "results", "evaluation", "usage", "schedule"}
-    for number, words in ((3, "JSON"), (5, "'colour'"), (6, "UTF-8"), (7, "request_text")):
+    for number, words in ((3, "JSON"), (5, "'colour'"), (6, "UTF-8"), (7, "request_text"), (8, "timeout_s")):
         assert found[number]["status"] == "failed"
         assert found[number]["error"].startswith(f"line {number}: ")
         assert words in found[number]["error"]
@@ -168,7 +169,7 @@ def test_killed_job_goes_on_and_asks_nothing_again(tmp_path: Path, simulator: Si
     assert left == []
     assert before["worker"] == 4 + 4 + 3 + 3
     assert second.returncode == 0, second.stderr
-    assert "2 answered before, 4 to do" in second.stderr
+    assert "2 done before, 4 to do" in second.stderr
     assert {document["line"]: document["answer"] for document in found} == {
         number: story.answer for number, story in enumerate(stories, start=1)
     }
@@ -187,7 +188,7 @@ def test_killed_job_goes_on_and_asks_nothing_again(tmp_path: Path, simulator: Si
     third = run_job(tmp_path)
 
     assert third.returncode == 0
-    assert "6 answered before, 0 to do" in third.stderr
+    assert "6 done before, 0 to do" in third.stderr
     assert roles(simulator) == after
 
 
