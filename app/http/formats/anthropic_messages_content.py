@@ -11,6 +11,7 @@ Source: anthropic-sdk-python's ``MessageParam``, as of 2026-11.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NoReturn
 
 import orjson
 
@@ -297,7 +298,7 @@ BROKEN_JSON = "INVALID_JSON"
 """Holds arguments that are no JSON object, as Anthropic's guide to fine-grained tool streaming wraps them."""
 
 
-def _refuse_role(role: Json, param: str) -> None:
+def _refuse_role(role: Json, param: str) -> NoReturn:
     if not isinstance(role, str):
         wrong_type(param, role, "a string")
     refuse(param, f"there is no role {role[:40]!r}", f"use one of {', '.join(_ROLES)}")
