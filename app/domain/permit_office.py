@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 
-from app.domain.account_state import SECOND_NS, AccountBook, Ending, Order
+from app.domain.account_state import SECOND_NS, AccountBook, Decision, Ending, Order
 from app.domain.calls import Admission
 from app.domain.errors import UpstreamKind
 from app.domain.leases import BUNDLE_MAX, Bundle, BundleWish, Exchange, PermitReport, PermitWish
@@ -18,6 +18,11 @@ SILENCE_NS = 30 * SECOND_NS
 """A holder that has said nothing for this long is gone, and so are its connections to the provider."""
 NOT_SERVED = "not served here now"
 """Refused for no limit: the account is unknown here, or its host is draining."""
+OTHERS_TURN = "others have waited longer"
+HUNGRY_NS = SECOND_NS
+"""A holder that was refused asks again within this, or does not want any more."""
+TURN_S = 0.1
+"""For so long a new start within the horizon is kept for the holder whose turn it is."""
 _EPOCH_ENDS = frozenset({UpstreamKind.MINUTE_LIMIT, UpstreamKind.DAY_LIMIT, UpstreamKind.DEAD_KEY})
 
 
@@ -29,6 +34,14 @@ class _Owner:
     """Numbers of the latest messages that were settled and granted."""
     held: dict[str, tuple[Order, int]] = field(default_factory=dict)
     """With the number of the message that was answered with it."""
+    hungry: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)
+    """By (account, model): when and by which limit its latest wish was refused, if nothing was granted since."""
+    fed_ns: dict[tuple[str, str], int] = field(default_factory=dict)
+    """When it was last granted something."""
+
+    def count(self, pair: tuple[str, str]) -> int:
+        """Return how many permits of that (account, model) it holds."""
+        return sum((order.account, order.model) == pair for order, _number in self.held.values())
 
 
 class PermitOffice:
@@ -116,8 +129,19 @@ class PermitOffice:
         decision = self._book.admit(
             wish, wish.call_id, now_ns, wall_ns, horizon_s=wish.horizon_s, headroom=wish.headroom
         )
+        pair = (wish.account, wish.model)
+        if decision.admitted and wish.horizon_s > 0 and self._is_others_turn(owner, wish, decision, now_ns):
+            self._book.end(wish, wish.call_id, Ending.WITHDRAWN, now_ns)
+            owner.hungry[pair] = now_ns, OTHERS_TURN
+            return Admission(
+                call_id=wish.call_id, admitted=False, start_in_s=wish.horizon_s + TURN_S / 4, reason=OTHERS_TURN
+            )
         if decision.admitted:
             owner.held[wish.call_id] = wish, owner.granted
+            owner.hungry.pop(pair, None)
+            owner.fed_ns[pair] = now_ns
+        elif not decision.refused_for_good:
+            owner.hungry[pair] = now_ns, decision.reason
         return Admission(
             call_id=wish.call_id,
             admitted=decision.admitted,
@@ -125,6 +149,26 @@ class PermitOffice:
             reason=decision.reason,
             too_large=decision.refused_for_good,
         )
+
+    def _is_others_turn(self, owner: _Owner, wish: PermitWish, decision: Decision, now_ns: int) -> bool:
+        """Tell whether another holder was refused lately and comes first.
+
+        A holder with calls under way hears of every change at once, one without asks now and then: without turns the
+        first would get everything. A start at the edge of the horizon goes to whoever was served longer ago, which
+        costs nothing, since it lies ahead; a slot goes to whoever holds fewer.
+        """
+        pair = (wish.account, wish.model)
+        others = [
+            (each, each.hungry[pair][1])
+            for each in self._owners.values()
+            if each is not owner and pair in each.hungry and now_ns - each.hungry[pair][0] < HUNGRY_NS
+        ]
+        if not others:
+            return False
+        if decision.start_in_s > wish.horizon_s - TURN_S:
+            return any(each.fed_ns.get(pair, 0) < owner.fed_ns.get(pair, 0) for each, _limit in others)
+        mine = owner.count(pair)
+        return any(limit == "concurrency" and each.count(pair) < mine for each, limit in others)
 
     def _bundle(self, owner: _Owner, wish: BundleWish, now_ns: int, wall_ns: int) -> Bundle | None:
         prefix, count = f"{self._life}/{next(self._numbers)}", 0

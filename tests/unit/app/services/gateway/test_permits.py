@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -38,24 +39,25 @@ def excess(starts: list[tuple[float, int]], *, per_min: float, burst_s: float, l
 @pytest.mark.parametrize(
     ("spec", "tokens"),
     [
-        (LimitSpec(rpm=600), 1),
-        (LimitSpec(rpm=120, burst_ms=6_000), 1),
-        (LimitSpec(tpm=60_000, burst_ms=2_000), 100),
-        (LimitSpec(rpm=300, window="sliding"), 1),
-        (LimitSpec(rpm=900, concurrency=12, burst_ms=3_000), 1),
+        (LimitSpec(rpm=300), 1),
+        (LimitSpec(rpm=120, burst_ms=2_000), 1),
+        (LimitSpec(tpm=30_000, burst_ms=2_000), 100),
+        (LimitSpec(rpm=120, window="sliding"), 1),
+        (LimitSpec(rpm=300, concurrency=5, burst_ms=3_000), 1),
     ],
     ids=["requests", "burst", "tokens", "window", "slots"],
 )
 def test_desks_use_a_limit_to_the_full_and_never_exceed_it_when_many_hammer_one_account(
     holders: int, spec: LimitSpec, tokens: int
 ) -> None:
-    """Whoever holds permits: the account's window admits what it allows, and at least 97 % of that is used."""
+    """Whoever holds permits: the account's window admits what it allows, at least 97 % of that is used, by all."""
 
     async def story(clock: VirtualClock) -> None:
         async with a_world(clock, an_account("a", limits=spec), desks=holders) as world:
-            began_s, last_s = clock.now_s, 125.0
+            began_s, last_s = clock.now_s, 125.0 if spec.window == "sliding" else 31.0
             rate = spec.rpm or (spec.tpm or 0) / tokens
             running = running_max = 0
+            served: Counter[int] = Counter({desk: 0 for desk in range(holders)})
 
             async def one(number: int) -> None:
                 nonlocal running, running_max
@@ -63,6 +65,7 @@ def test_desks_use_a_limit_to_the_full_and_never_exceed_it_when_many_hammer_one_
                 while clock.now_s < began_s + last_s:
                     permit = await world.desks[desk].acquire(want(tokens=tokens), timeout_s=last_s)
                     world.starts.append((clock.now_s, "a", tokens))
+                    served[desk] += 1
                     running += 1
                     running_max = max(running, running_max)
                     await asyncio.sleep(0.6 + 0.2 * (number % 3))
@@ -87,6 +90,7 @@ def test_desks_use_a_limit_to_the_full_and_never_exceed_it_when_many_hammer_one_
             minutes = 2.0 if spec.window == "sliding" else (last_s - 1.0) / 60
             used = sum(amount for at_s, amount in starts if at_s < minutes * 60)
             assert used >= 0.97 * limit * minutes, used / limit / minutes
+            assert min(served.values()) >= 0.5 * max(served.values()), served
             await world.settled()
             assert world.hosts.held == 0
             assert world.waiting == 0
