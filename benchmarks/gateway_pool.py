@@ -111,7 +111,7 @@ class Found:
 
     answers: Sequence[Answer]
     refused: Mapping[str, int]
-    """By the simulator, by kind; a rate limit is ``rate_limit``-like, a dead key is not."""
+    """By the simulator, by kind: limits, and others such as a dead key."""
     refused_429: int
     makespan_s: float
     bound_s: float
@@ -119,6 +119,10 @@ class Found:
     provider_bound_s: float
     by_key: dict[str, list[str]]
     over_time: dict[str, list[str]]
+    first_s: float
+    """From submission until the first request reached the simulator: accepting, reading and queueing 1 500 of them."""
+    last_s: float
+    """From submission until the last one did."""
     change_s: float | None
     cpu_s: Mapping[str, float]
     others_share: float
@@ -213,6 +217,13 @@ async def _ask(url: str, body: bytes, key: str, began_s: float) -> Answer:
     return Answer(status=status, at_s=time.monotonic() - began_s, said=said)
 
 
+async def _reset(upstream: str) -> None:
+    """Let the simulator's clock and buckets begin now."""
+    async with httpx.AsyncClient() as client:
+        answer = await client.post(f"{upstream}/__reset")
+        answer.raise_for_status()
+
+
 async def _change(upstream: str, setting: Setting, after_s: float) -> float:
     """Let a key die or lower limits at the provider; return when, in seconds."""
     began_s = time.monotonic()
@@ -236,6 +247,7 @@ async def measure(setting: Setting) -> Found:
             await asyncio.sleep(1.0)
             watched = [*processes.tree(), *processes.tree(pid)]
             before, busy_s, began_s = processes.cpu_seconds(watched), processes.machine_cpu_seconds(), time.monotonic()
+            await _reset(upstream.url)
             changing = setting.dying or setting.lowered
             change = asyncio.create_task(_change(upstream.url, setting, change_after_s)) if changing else None
             answers = await submit(url, setting)
@@ -254,6 +266,8 @@ async def measure(setting: Setting) -> Found:
         provider_bound_s=bound_s(setting, rows, PROVIDER_BURST_S, change_s),
         by_key=_by_key(setting, rows, makespan_s),
         over_time=_over_time(setting, rows, makespan_s),
+        first_s=min(row["at_ns"] for row in rows) / 1e9,
+        last_s=max(row["at_ns"] for row in rows) / 1e9,
         change_s=change_s,
         cpu_s=cpu_s,
         others_share=processes.others_share(busy_s, cpu_s, wall_s),
@@ -335,6 +349,8 @@ def rows_of(found: Found) -> list[list[str]]:
             f"{found.provider_bound_s:.2f} s",
             _ratio(found, found.provider_bound_s),
         ],
+        ["first request at the simulator after", f"{found.first_s:.2f} s", ""],
+        ["last request at the simulator after", f"{found.last_s:.2f} s", ""],
         ["CPU seconds, all processes", f"{sum(found.cpu_s.values()):.1f} s", ""],
         ["others on the machine, of all cores", f"{found.others_share:.0%}", ""],
     ]
@@ -359,6 +375,8 @@ def document(found: Found, setting: Setting) -> dict[str, Json]:
         "ratio": round(found.makespan_s / found.bound_s, 4),
         "provider_bound_s": round(found.provider_bound_s, 3),
         "provider_ratio": round(found.makespan_s / found.provider_bound_s, 4),
+        "first_s": round(found.first_s, 3),
+        "last_s": round(found.last_s, 3),
         "change_s": found.change_s,
         "by_key": {name: list(told) for name, told in found.by_key.items()},
         "over_time": {name: list(told) for name, told in found.over_time.items()},
