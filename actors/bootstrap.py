@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -37,6 +39,11 @@ CALLS_AT_ONCE = 1_000
 START_TIMEOUT_S = 60.0
 """An actor's process takes a second or two to start, on a busy machine many."""
 END_TIMEOUT_S = 20.0
+ALL_PATIENCE_S = 20.0
+"""How long the first account that serves waits for the others: runs that begin with all of them are planned better."""
+LOOK_S = 1.0
+
+Progress = Callable[[str], None]
 
 
 class RayHostFactory:
@@ -61,8 +68,10 @@ class DirectoryActor(Directory):
         super().__init__(HostHandles(namespace), RayHostFactory(namespace))
 
 
-async def ensure(orchestra: Orchestra, *, namespace: str = NAMESPACE, fresh: bool = False) -> DeskHandle:
-    """Start our actors on the connected cluster, or find them; return the desk.
+async def ensure(
+    orchestra: Orchestra, *, namespace: str = NAMESPACE, fresh: bool = False, on_progress: Progress | None = None
+) -> DeskHandle:
+    """Start our actors on the connected cluster, or find them; return the desk once accounts serve (``_serving``).
 
     A cluster that is already configured keeps its configuration: change it with a reload.
 
@@ -70,6 +79,7 @@ async def ensure(orchestra: Orchestra, *, namespace: str = NAMESPACE, fresh: boo
         orchestra: The configuration.
         namespace: Where the actors live.
         fresh: Nothing of ours is on the cluster yet, so the account actors need not wait for the directory.
+        on_progress: Told which accounts are still waited for.
 
     Raises:
         ConflictError: the data directory is in use by another cluster.
@@ -88,15 +98,38 @@ async def ensure(orchestra: Orchestra, *, namespace: str = NAMESPACE, fresh: boo
     )
     store, directory = StoreHandle(namespace), DirectoryHandle(namespace)
     await asyncio.gather(store.ping(timeout_s=START_TIMEOUT_S), directory.start(orchestra))
+    await _serving(directory, on_progress or (lambda _text: None))
     return DeskHandle(namespace)
+
+
+async def _serving(directory: DirectoryHandle, on_progress: Progress) -> None:
+    """Wait for the accounts: for all a moment, for the first one longer, for those that failed not at all.
+
+    Whoever is missing then joins by itself as soon as it is up.
+    """
+    began_s, version, said = time.monotonic(), -1, ""
+    while True:
+        version = (await directory.watch(version, LOOK_S)).version
+        word = (await directory.ready())["accounts"]
+        waited_s = time.monotonic() - began_s
+        some = word.startswith("ok")
+        if word == "ok" or "starting" not in word or waited_s > (ALL_PATIENCE_S if some else START_TIMEOUT_S):
+            if word != "ok":
+                on_progress(f"accounts: {word}")
+            return
+        if word != said and waited_s > LOOK_S:
+            on_progress(f"accounts: {word}")
+            said = word
 
 
 async def end(*, namespace: str = NAMESPACE, timeout_s: float = END_TIMEOUT_S) -> None:
     """Drain and end our actors: accounts finish what they have begun and save their limiter states."""
     directory, store = DirectoryHandle(namespace), StoreHandle(namespace)
-    hosts = []
+    hosts: list[str] = []
     try:
-        hosts = sorted({view for view in (await directory.watch(-1, 0.0)).hosts.values()})
+        snapshot = await directory.watch(-1, 0.0)
+        starting = assign_hosts(snapshot.orchestra, {}) if snapshot.orchestra is not None else {}
+        hosts = sorted({*snapshot.hosts.values(), *starting})
         await directory.drain(timeout_s)
     except GatewayError:
         pass  # what cannot be drained any more is ended below

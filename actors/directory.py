@@ -30,6 +30,9 @@ STATUS_COST_S = 0.04
 FILE_PERIOD_S = 1.0
 DRAIN_TIMEOUT_S = 20.0
 CHECK_CONCURRENCY = 8
+STARTING = "starting"
+NAMES_MAX = 5
+"""Hosts named in one word about all of them."""
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +63,9 @@ class _Host:
     configured: int = 0
     incarnation: str = ""
     rows: tuple[LoadRow, ...] = ()
-    problem: str = "starting"
+    problem: str = STARTING
+    rising: bool = False
+    """Whether it is being brought up just now."""
 
 
 class Directory:
@@ -87,13 +92,17 @@ class Directory:
         self._file_seen: tuple[int, int] | None = None
 
     async def start(self, orchestra: Orchestra) -> bool:
-        """Take the first configuration and bring its accounts up; False (and no change) where there is one already."""
+        """Take the first configuration; False (and no change) where there is one already.
+
+        Returns at once: the accounts are brought up behind it and join the snapshot one by one, so that a slow one
+        holds up nobody, and a caller who gives up waiting leaves nothing half done.
+        """
         if self._orchestra is not None:
             return False
         self._orchestra = orchestra
         self._config_path = Path(orchestra.config_path) if orchestra.config_path else None
         self._file_seen = self._file_mark()
-        await self._reconcile()
+        self._spawn(self._reconcile())
         self._spawn(self._look_after_hosts())
         self._spawn(self._watch_file())
         return True
@@ -170,13 +179,15 @@ class Directory:
         return list(await asyncio.gather(*(check(host, account) for host, account in pairs)))
 
     async def ready(self) -> dict[str, str]:
-        """Return "ok" or the problem of the directory and of the accounts as a whole."""
+        """Return a word for the directory and one for the accounts as a whole.
+
+        "ok" where all accounts serve, "ok; …" with the others' names where some do, else what is wrong.
+        """
         if self._orchestra is None:
             return {"directory": "no configuration yet", "accounts": "none"}
-        waiting = sorted(host.name for host in self._hosts.values() if host.problem)
-        serving = len(self._hosts) - len(waiting)
-        accounts = "ok" if serving or not self._hosts else f"starting: {', '.join(waiting[:5])}"
-        return {"directory": "ok", "accounts": accounts}
+        hosts = self._account_hosts()
+        assigned = hosts or not self._orchestra.accounts
+        return {"directory": "ok", "accounts": _word(hosts) if assigned else STARTING}
 
     async def drain(self, timeout_s: float) -> None:
         """Let every account finish what it has begun, save its limiter state, and stop looking after it."""
@@ -221,6 +232,8 @@ class Directory:
                 self._spawn(self._retire(host))
 
     async def _bring_up(self, host: _Host, orchestra: Orchestra) -> None:
+        host.rising = True
+        waited = bool(host.problem)
         try:
             if not host.configured:
                 await self._factory.create(host.name)
@@ -228,6 +241,10 @@ class Directory:
         except GatewayError as error:
             host.problem = error.message
             _log.warning("%s is not serving: %s", host.name, error.message)
+        finally:
+            host.rising = False
+        if waited and not host.problem:
+            self._announce()
 
     async def _configure(self, host: _Host, orchestra: Orchestra) -> None:
         wanted = {model for account in host.accounts for model, _upstream in account.models}
@@ -255,6 +272,12 @@ class Directory:
     async def _look_at(self, host: _Host) -> None:
         orchestra = self._orchestra
         assert orchestra is not None
+        if host.rising:
+            return
+        if not host.configured:
+            # Not waited for: an account that does not come up must not keep us from looking after the others.
+            self._spawn(self._bring_up(host, orchestra))
+            return
         try:
             incarnation, configured, rows = await self._clients.status(host.name)
             if configured == 0 or (incarnation != host.incarnation and not self._reconciling.locked()):
@@ -307,6 +330,20 @@ class Directory:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def _word(hosts: Sequence[_Host]) -> str:
+    starting = sorted(host.name for host in hosts if host.problem == STARTING)
+    failed = sorted(f"{host.name} ({host.problem})" for host in hosts if host.problem not in ("", STARTING))
+    said = [f"{words}: {_listed(names)}" for words, names in (("starting", starting), ("failed", failed)) if names]
+    if len(starting) + len(failed) < len(hosts) or not hosts:
+        said.insert(0, "ok")
+    return "; ".join(said)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else ""
+    return ", ".join(names[:NAMES_MAX]) + more
 
 
 def _compare(before: Orchestra, after: Orchestra) -> ReloadReport:

@@ -239,7 +239,7 @@ async def _desk(orchestra: Orchestra) -> AsyncIterator[Desk]:
     if not joined:
         await asyncio.to_thread(cluster.start_local, namespace=bootstrap.NAMESPACE)
     try:
-        yield await bootstrap.ensure(orchestra)
+        yield await bootstrap.ensure(orchestra, on_progress=_say)
     finally:
         if not joined:
             with contextlib.suppress(GatewayError):

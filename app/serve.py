@@ -113,7 +113,7 @@ async def local_desk(
     try:
         on_progress(f"starting {len(orchestra.accounts)} account(s), store and conductor")
         beside = asyncio.ensure_future(also()) if also is not None else None
-        desk = await bootstrap.ensure(orchestra, fresh=True)
+        desk = await bootstrap.ensure(orchestra, fresh=True, on_progress=on_progress)
         if beside is not None:
             await beside
         on_progress("ready")

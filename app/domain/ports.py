@@ -200,4 +200,7 @@ class Desk(Protocol):
         """Read the configuration again; a wrong one changes nothing and raises ConfigurationError."""
 
     async def ready(self) -> Mapping[str, str]:
-        """Return a word per part (store, directory, coordinator, accounts): "ok", or what is wrong with it."""
+        """Return a word per part (store, directory, coordinator, accounts): "ok", or what is wrong with it.
+
+        A part that works in spite of something says "ok; " and what that is.
+        """

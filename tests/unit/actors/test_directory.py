@@ -20,12 +20,19 @@ class World:
     """Account actors without Ray: which live, and what they were told."""
 
     def __init__(self) -> None:
+        self.held: dict[str, asyncio.Event] = {}
+        """Hosts that cannot be created before their event."""
+        self.refused: set[str] = set()
         self.living: dict[str, str] = {}
         self.configured: dict[str, list[str]] = {}
         self.versions: dict[str, int] = {}
         self.drained: list[str] = []
 
     async def create(self, host: str) -> None:
+        if host in self.held:
+            await self.held[host].wait()
+        if host in self.refused:
+            raise InternalError(f"{host} could not be created")
         self.living.setdefault(host, "first life")
 
     async def destroy(self, host: str) -> None:
@@ -98,11 +105,70 @@ async def eventually(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def started(directory: Directory, configuration: Orchestra) -> None:
+    """Start and wait until every account serves."""
+    assert await directory.start(configuration)
+    async with asyncio.timeout(5):
+        while (await directory.ready())["accounts"] != "ok":  # noqa: ASYNC110  as in ``eventually``
+            await asyncio.sleep(0.01)
+
+
+async def test_slow_account_holds_up_nobody(directory: Directory, world: World) -> None:
+    """Start returns at once; who is up serves and is looked after, who is not is named, and joins by itself."""
+    world.held["account-slow"] = asyncio.Event()
+    async with asyncio.timeout(1):
+        assert await directory.start(orchestra("slow", "a", "b"))
+    assert (await directory.ready())["accounts"] == "starting"
+
+    await eventually(lambda: set(world.configured) == {"account-a", "account-b"})
+    snapshot = await directory.watch(-1, 0.0)
+    while len(snapshot.hosts) < 2:
+        snapshot = await directory.watch(snapshot.version, 1.0)
+    assert snapshot.hosts == {"a": "account-a", "b": "account-b"}
+    assert (await directory.ready())["accounts"] == "ok; starting: account-slow"
+    world.restart("account-a")
+    await directory.suspect("account-a")
+    await eventually(lambda: world.configured.get("account-a") == ["a"])
+
+    world.held["account-slow"].set()
+    await eventually(lambda: world.configured.get("account-slow") == ["slow"])
+    assert (await directory.ready())["accounts"] == "ok"
+
+
+async def test_start_that_is_given_up_leaves_accounts_that_are_looked_after(directory: Directory, world: World) -> None:
+    """The caller's time is over before an account is up: a second start is told that there is one, and it goes on."""
+    world.held["account-a"] = asyncio.Event()
+    attempt = asyncio.create_task(directory.start(orchestra("a")))
+    await asyncio.sleep(0)
+    attempt.cancel()
+    await asyncio.wait({attempt})
+
+    assert not await directory.start(orchestra("a"))
+    world.held["account-a"].set()
+    await eventually(lambda: world.configured.get("account-a") == ["a"])
+
+
+async def test_account_that_could_not_be_created_says_why_and_is_tried_again(
+    directory: Directory, world: World
+) -> None:
+    """A machine that was full a moment ago may have room now."""
+    world.refused.add("account-a")
+    await directory.start(orchestra("a"))
+    async with asyncio.timeout(5):
+        while "could not" not in (word := (await directory.ready())["accounts"]):  # noqa: ASYNC110  as above
+            await asyncio.sleep(0.01)
+    assert word == "failed: account-a (account-a could not be created)"
+
+    world.refused.clear()
+    await directory.suspect("account-a")
+    await eventually(lambda: world.configured.get("account-a") == ["a"])
+
+
 async def test_start_brings_every_account_up_and_a_second_start_changes_nothing(
     directory: Directory, world: World
 ) -> None:
     """Two ways in on one cluster share one configuration."""
-    assert await directory.start(orchestra("a", "b"))
+    await started(directory, orchestra("a", "b"))
     assert not await directory.start(orchestra("c"))
 
     snapshot = await directory.watch(-1, 1.0)
@@ -112,7 +178,7 @@ async def test_start_brings_every_account_up_and_a_second_start_changes_nothing(
 
 async def test_a_new_configuration_adds_removes_and_drains(directory: Directory, world: World) -> None:
     """Removed accounts finish what they have begun."""
-    await directory.start(orchestra("a", "b"))
+    await started(directory, orchestra("a", "b"))
     report = await directory.apply(orchestra("b", "c"))
 
     assert (report.added, report.removed, report.version) == (("c",), ("a",), 2)
@@ -123,7 +189,7 @@ async def test_a_new_configuration_adds_removes_and_drains(directory: Directory,
 
 async def test_the_same_configuration_again_changes_nothing(directory: Directory) -> None:
     """Every replica applies the same user_config; only the first may count."""
-    await directory.start(orchestra("a"))
+    await started(directory, orchestra("a"))
 
     report = await directory.apply(orchestra("a"))
 
@@ -132,7 +198,7 @@ async def test_the_same_configuration_again_changes_nothing(directory: Directory
 
 async def test_a_moved_data_directory_is_refused(directory: Directory) -> None:
     """The journal cannot move under a running store."""
-    await directory.start(orchestra("a"))
+    await started(directory, orchestra("a"))
 
     with pytest.raises(ConfigurationError, match="data_dir"):
         await directory.apply(orchestra("a", "b", data_dir="/elsewhere"))
@@ -140,7 +206,7 @@ async def test_a_moved_data_directory_is_refused(directory: Directory) -> None:
 
 async def test_plain_data_keeps_the_data_directory_where_it_names_none(directory: Directory) -> None:
     """Serve's user_config describes accounts, not where the journal lives."""
-    await directory.start(orchestra("a"))
+    await started(directory, orchestra("a"))
     document = configuration("a", "b")
     del document["data_dir"]
 
@@ -152,7 +218,7 @@ async def test_a_wrong_file_changes_nothing_and_says_why(directory: Directory, t
     file = tmp_path / "tutti.yaml"
     text = settings.write_template(environ={}) + f"\ndata_dir: {tmp_path}/data\n"
     file.write_text("\n".join(line for line in text.splitlines() if not line.startswith("data_dir: ~")) + "\n")
-    await directory.start(settings.load(file, environ={}))
+    await started(directory, settings.load(file, environ={}))
     before = dict(world.configured)
     file.write_text("accounts: [{name: a, provider: nobody}]\n")
 
@@ -163,7 +229,7 @@ async def test_a_wrong_file_changes_nothing_and_says_why(directory: Directory, t
 
 async def test_a_restarted_account_actor_is_configured_again(directory: Directory, world: World) -> None:
     """Ray restarts it with nothing; whoever reports its silence gets it looked after at once."""
-    await directory.start(orchestra("a"))
+    await started(directory, orchestra("a"))
     world.restart("account-a")
     await directory.suspect("account-a")
 
@@ -172,7 +238,7 @@ async def test_a_restarted_account_actor_is_configured_again(directory: Director
 
 async def test_an_account_that_does_not_answer_is_shown_and_not_offered(directory: Directory, world: World) -> None:
     """Callers must not send work to a dead actor, operators must see it."""
-    await directory.start(orchestra("a", "b"))
+    await started(directory, orchestra("a", "b"))
     world.living.pop("account-a")
     await directory.suspect("account-a")
     for _ in range(200):
@@ -190,7 +256,7 @@ async def test_an_account_that_does_not_answer_is_shown_and_not_offered(director
 
 async def test_watching_wakes_with_the_next_version(directory: Directory) -> None:
     """A long poll must not wait out its time when something changes."""
-    await directory.start(orchestra("a"))
+    await started(directory, orchestra("a"))
     version = (await directory.watch(-1, 0.0)).version
     waiting = asyncio.create_task(directory.watch(version, 30.0))
 

@@ -79,6 +79,15 @@ async def test_ready_names_the_part_that_is_not(http: httpx.AsyncClient, desk: F
     assert bad.parts["store"] == "starting"
 
 
+async def test_missing_account_is_named_while_the_others_serve(http: httpx.AsyncClient, desk: FakeDesk) -> None:
+    """One slow or dead account of fifty is no reason to send nobody here."""
+    desk.parts = {**desk.parts, "accounts": "ok; starting: account-b"}
+    response = await http.get("/readyz")
+
+    assert response.status_code == 200
+    assert ReadyOut.model_validate(response.json()).parts["accounts"] == "ok; starting: account-b"
+
+
 async def test_a_bug_is_500_without_a_word_of_it(desk: FakeDesk) -> None:
     """No exception text reaches a caller: it may hold anything."""
 
