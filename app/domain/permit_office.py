@@ -118,6 +118,11 @@ class PermitOffice:
         """Permits that are out."""
         return sum(len(owner.held) for owner in self._owners.values())
 
+    def held_by(self, owner: str) -> int:
+        """Return how many permits one holder has."""
+        found = self._owners.get(owner)
+        return len(found.held) if found is not None else 0
+
     def _owner(self, name: str, now_ns: int) -> _Owner:
         owner = self._owners.setdefault(name, _Owner(seen_ns=now_ns))
         owner.seen_ns = now_ns

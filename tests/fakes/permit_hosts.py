@@ -189,6 +189,10 @@ class OfficeHosts:
         """Permits that are out, over all living hosts."""
         return sum(found.office.held for found in self._hosts.values() if found is not None)
 
+    def held_by(self, owner: str) -> int:
+        """Return how many permits one holder has, over all living hosts."""
+        return sum(found.office.held_by(owner) for found in self._hosts.values() if found is not None)
+
     def in_flight(self) -> Mapping[str, int]:
         """Return what the limiters of living hosts count as under way, by account."""
         return {row.account: row.in_flight for row in self.rows()}

@@ -28,6 +28,8 @@ class World:
     rosters: list[SnapshotRoster] = field(default_factory=list)
     starts: list[tuple[float, str, int]] = field(default_factory=list)
     """(when, account, tokens) of every call that was sent."""
+    owners: dict[PermitDesk, str] = field(default_factory=dict)
+    tasks: dict[PermitDesk, asyncio.Task[None]] = field(default_factory=dict)
 
     async def call(
         self, want: Want, *, desk: int = 0, duration_s: float = 0.5, timeout_s: float = 60.0, used: int | None = None
@@ -53,6 +55,32 @@ class World:
     def waiting(self) -> int:
         return sum(desk.waiting for desk in self.desks)
 
+    def add_desk(self, owner: str, bounds: Bounds = Bounds()) -> PermitDesk:
+        """Let another holder begin."""
+        roster = self.hosts.roster()
+        desk = PermitDesk(self.hosts, roster, self.clock, owner=owner, on_silence=self.hosts.suspect, bounds=bounds)
+        self.desks.append(desk)
+        self.rosters.append(roster)
+        self.owners[desk] = owner
+        self.tasks[desk] = asyncio.create_task(_later(0.037 * (len(self.desks) - 1), desk.run()))
+        return desk
+
+    async def kill_desk(self, desk: PermitDesk, *, politely: bool = False) -> None:
+        """End a holder; unless ``politely``, without a word."""
+        await cancel(self.tasks.pop(desk))
+        self.desks.remove(desk)
+        if politely:
+            await desk.aclose()
+            return
+        fate = self.hosts.fate
+        owner = self.owners[desk]
+        self.hosts.fate = lambda host, message: "lost" if message.owner == owner else fate(host, message)
+
+    def sizes(self, desk: int = 0) -> tuple[int, int]:
+        """Return how many (account, model) pairs and hosts a holder remembers."""
+        found = self.desks[desk]
+        return len(list(found._slots)), len(found._mail._boxes)
+
     async def settled(self) -> None:
         """Let spare permits expire and every report arrive."""
         await asyncio.sleep(2 * PERMIT_VALID_S + 1.0)
@@ -64,19 +92,14 @@ async def a_world(
 ) -> AsyncIterator[World]:
     hosts = OfficeHosts(clock, accounts, delay_s=delay_s)
     world = World(hosts, clock)
-    tasks = []
     for number in range(desks):
-        roster = hosts.roster()
-        desk = PermitDesk(hosts, roster, clock, owner=f"d{number}", on_silence=hosts.suspect, bounds=bounds)
-        world.desks.append(desk)
-        world.rosters.append(roster)
-        tasks.append(asyncio.create_task(_later(0.037 * number, desk.run())))
-    tasks.append(asyncio.create_task(_directory(world)))
+        world.add_desk(f"d{number}", bounds)
+    directory = asyncio.create_task(_directory(world))
     try:
         yield world
-        assert not any(task.done() for task in tasks), "a background task ended"
+        assert not any(task.done() for task in (directory, *world.tasks.values())), "a background task ended"
     finally:
-        await cancel(*tasks)
+        await cancel(directory, *world.tasks.values())
         await asyncio.gather(*(desk.aclose() for desk in world.desks))
 
 

@@ -213,7 +213,9 @@ class HostMail(Generic[T]):
             box.lost.append(number)
             if not isinstance(error, GatewayError):
                 raise
-            _log.warning("%s does not answer: %s", box.name, error.message)
+            # Once a silence, not once a message.
+            level = logging.WARNING if box.failing_ns is None else logging.DEBUG
+            _log.log(level, "%s does not answer: %s", box.name, error.message)
             await self._lose(box, Letter([*wishes, *box.wishes], [*bundles, *box.bundles], letter.asked_ns))
             return
         box.lost, box.failing_ns, box.silent_until_ns = [], None, 0
