@@ -17,6 +17,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve import Application
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import LoggingConfig
@@ -29,6 +30,7 @@ from app.domain.accounts import Orchestra
 from app.domain.errors import GatewayError
 from app.domain.ports import Desk
 from app.http.app import build_app
+from app.listen_address import check_free
 from app.ready_file import ReadyFile
 from app.storage.data_dir import require_free
 
@@ -152,8 +154,13 @@ def serve_forever(orchestra: Orchestra, host: str, port: int, on_progress: Progr
 
 def _start_http(host: str, port: int) -> None:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=HTTPOptions(host=host, port=port))
-    serve.run(application(bootstrap.NAMESPACE), name=APPLICATION, route_prefix="/")
+    try:
+        serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=HTTPOptions(host=host, port=port))
+        serve.run(application(bootstrap.NAMESPACE), name=APPLICATION, route_prefix="/")
+    except (RayError, RuntimeError, TimeoutError):
+        # Between the first look and Serve's own bind lie seconds: somebody may have taken the port meanwhile.
+        check_free(host, port)
+        raise
 
 
 async def _within(work: Awaitable[object], seconds: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import socket
 import threading
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from app import settings
 from app.domain.errors import ConfigurationError
+from app.listen_address import check_free
 from app.ready_file import find_server
 from app.terminal.display import SILENCE_S, Heartbeat
 from app.terminal.output import ExitStatus, standard_error
@@ -84,25 +84,6 @@ def check_door(host: str, *, has_keys: bool) -> None:
         param="--host",
         remedy="Add `auth: {keys: [...]}` to the configuration, or leave --host at 127.0.0.1.",
     )
-
-
-def check_free(host: str, port: int) -> None:
-    """Find out before starting a cluster whether the address can be listened on.
-
-    Raises:
-        ConfigurationError: it cannot.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise ConfigurationError(
-            f"Cannot listen on {host}:{port}: {error.strerror}.",
-            param="--port",
-            remedy="Choose another with --port, or stop what listens there.",
-        ) from None
 
 
 class _StartupVoice:
