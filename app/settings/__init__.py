@@ -6,6 +6,7 @@ Everything is in what this package exports. ``load`` and its siblings return one
 
 from __future__ import annotations
 
+from app.settings.client_key import find_client_key
 from app.settings.expansion import default_data_dir
 from app.settings.loading import find_config, load, load_mapping, load_text
 from app.settings.problems import ConfigurationProblems, Problem, describe_problems
@@ -16,6 +17,7 @@ __all__ = [
     "Problem",
     "default_data_dir",
     "describe_problems",
+    "find_client_key",
     "find_config",
     "load",
     "load_mapping",

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import cast
 from urllib.parse import quote
 
 import httpx
 
+from app import settings
 from app.domain.chat import Json
 from app.domain.errors import (
     ConfigurationError,
@@ -38,10 +38,6 @@ _ERROR_OF_TYPE: Mapping[str, type[GatewayError]] = {
 }
 
 
-KEY_VARIABLE = "TUTTI_API_KEY"
-"""The key that a server with ``auth.keys`` asks for."""
-
-
 class HttpDesk:
     """A desk behind a server's HTTP doors; sends the key of ``TUTTI_API_KEY`` where there is one.
 
@@ -54,7 +50,7 @@ class HttpDesk:
 
     def __init__(self, url: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.url = url.rstrip("/")
-        key = os.environ.get(KEY_VARIABLE)
+        key = settings.find_client_key()
         self._client = httpx.AsyncClient(
             headers={"authorization": f"Bearer {key}"} if key else None,
             base_url=self.url,
