@@ -120,13 +120,11 @@ class Gateway:
         admitted = await self._gate.admit(call.caller, bid.input_tokens, bid.output_tokens_max)
         try:
             result, won, cached = await self._answer(call, bid)
-        except asyncio.CancelledError:
-            self._gate.settle(admitted, None)  # the provider may have counted all of it
+        except BaseException as error:
+            self._give_up(admitted, error)
             raise
-        except BaseException:
-            self._gate.settle(admitted, None, sent=False)
-            raise
-        self._gate.settle(admitted, NO_USAGE if cached else result.usage)
+        # Where the provider names no usage, all that was reserved counts.
+        self._gate.settle(admitted, NO_USAGE if cached else (result.usage if result.usage != NO_USAGE else None))
         return result, self._facts(call, won, result.usage, cached=cached)
 
     async def embed(self, call: EmbeddingCall) -> tuple[EmbeddingResult, Facts]:
@@ -148,8 +146,8 @@ class Gateway:
         admitted = await self._gate.admit(call.caller, input_tokens, 0)
         try:
             result, won = await self._attempts.embed(bid)
-        except BaseException:
-            self._gate.settle(admitted, None, sent=False)
+        except BaseException as error:
+            self._give_up(admitted, error)
             raise
         usage = Usage(input_tokens=result.input_tokens, output_tokens=0)
         self._gate.settle(admitted, usage)
@@ -170,8 +168,8 @@ class Gateway:
                 self._gate.settle(admitted, NO_USAGE)
                 return _again(kept), facts
             deltas, won = await self._attempts.open(bid)
-        except BaseException:
-            self._gate.settle(admitted, None, sent=False)
+        except BaseException as error:
+            self._give_up(admitted, error)
             raise
         watched = self._watch(admitted, deltas)
         # Started here: closing a generator that never ran would neither stop the provider nor settle.
@@ -246,6 +244,10 @@ class Gateway:
             queue_s=min(self._spec.queue_timeout_s, call.deadline_s),
             idle_timeout_s=self._spec.idle_timeout_s,
         )
+
+    def _give_up(self, admitted: Admitted, error: BaseException) -> None:
+        """Settle a call without an answer: a failed one costs its caller nothing, one that was left all of it."""
+        self._gate.settle(admitted, None, sent=isinstance(error, asyncio.CancelledError))
 
     async def _watch(
         self, admitted: Admitted, deltas: AsyncGenerator[ChatDelta, None]
