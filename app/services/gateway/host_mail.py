@@ -208,14 +208,13 @@ class HostMail(Generic[T]):
         try:
             answer = await self._client.exchange(box.name, message)
         except BaseException as error:
-            # Also where we are being closed, or the client failed in a way that nobody foresaw.
             box.reports = [*reports, *box.reports]
             box.lost.append(number)
-            if not isinstance(error, GatewayError):
-                raise
-            # Once a silence, not once a message.
+            if not isinstance(error, Exception):
+                raise  # we are being closed
+            # Also what nobody foresaw: who waits must hear of it. Once a silence, not once a message.
             level = logging.WARNING if box.failing_ns is None else logging.DEBUG
-            _log.log(level, "%s does not answer: %s", box.name, error.message)
+            _log.log(level, "%s does not answer: %s", box.name, error, exc_info=not isinstance(error, GatewayError))
             await self._lose(box, Letter([*wishes, *box.wishes], [*bundles, *box.bundles], letter.asked_ns))
             return
         box.lost, box.failing_ns, box.silent_until_ns = [], None, 0
