@@ -155,8 +155,16 @@ class AccountBook:
         self._scopes, self._meters = scopes, meters
         self.dirty = True
 
-    def admit(
-        self, order: Order, ticket: str, now_ns: int, wall_ns: int, *, horizon_s: float, headroom: float = 0.0
+    def admit(  # noqa: PLR0913  when, and on which terms
+        self,
+        order: Order,
+        ticket: str,
+        now_ns: int,
+        wall_ns: int,
+        *,
+        horizon_s: float,
+        headroom: float = 0.0,
+        usable_s: float = 0.0,
     ) -> Decision:
         """Reserve for an order, or refuse it with the earliest start.
 
@@ -167,6 +175,7 @@ class AccountBook:
             wall_ns: Wall clock, for the day.
             horizon_s: Admit only what may start within this.
             headroom: Share of every limit that must stay free.
+            usable_s: How long after its start the order may still be sent.
         """
         scope, meter = self._of(order.account, order.model)
         self._begin_day(scope, now_ns, wall_ns)
@@ -177,7 +186,12 @@ class AccountBook:
             return Decision(admitted=False, start_in_s=_seconds(ready_ns - now_ns), reason=meter.health.state(now_ns))
         charge = Charge(requests=1, input_tokens=order.input_tokens, output_tokens_max=order.output_tokens_max)
         found = scope.limiter.reserve(
-            ticket, charge, now_ns, horizon_ns=int(horizon_s * SECOND_NS), headroom_ppm=int(headroom * 1e6)
+            ticket,
+            charge,
+            now_ns,
+            horizon_ns=int(horizon_s * SECOND_NS),
+            headroom_ppm=int(headroom * 1e6),
+            usable_ns=int(usable_s * SECOND_NS),
         )
         if isinstance(found, Refusal):
             if found.forever:

@@ -9,6 +9,7 @@ nanosecond.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 from app.domain.limits import MINUTE_NS
@@ -55,6 +56,9 @@ class TokenBucket:
         self.largest = 0
         """Largest single charge so far, in units: how deep the debt can be."""
         self._sequence = 0
+        self._parked: deque[tuple[int, int]] = deque()
+        """(until_ns, parts) of charges that may be used later than they were taken, earliest first."""
+        self._parked_parts = 0
         self._peaks: list[tuple[int, int]] = []
         """(sequence, level just before that charge): the suffix maxima, levels strictly falling. A refund may not lift
         the level of any moment since its charge above the capacity, or unused credit would be hoarded."""
@@ -70,16 +74,36 @@ class TokenBucket:
         """
         start_ns = max(self.clock_ns, from_ns)
         wanted = amount * MINUTE_NS + self.capacity_parts * headroom_ppm // 1_000_000
-        missing = min(wanted, self.capacity_parts) - self.level_parts
-        if missing <= 0:
-            return start_ns
-        return max(start_ns, self.clock_ns - (-missing // self.limit))
+        wanted = min(wanted, self.capacity_parts)
+        level, clock_ns, room = self.level_parts, self.clock_ns, self.capacity_parts - self._parked_parts
+        for until_ns, parts in self._parked:
+            reached_ns = clock_ns - (min(0, level - wanted) // self.limit)
+            if wanted <= room and reached_ns <= until_ns:
+                return max(start_ns, reached_ns)
+            level, clock_ns = min(room, level + max(0, until_ns - clock_ns) * self.limit), max(clock_ns, until_ns)
+            room += parts
+        return max(start_ns, clock_ns - (min(0, level - wanted) // self.limit))
 
     def take(self, amount: int, at_ns: int) -> Hold:
         """Charge ``amount`` units at ``at_ns``, not before ``earliest_ns``; the level may become negative (debt)."""
         self._advance(at_ns)
         self.largest = max(self.largest, amount)
         return Hold(amount=amount, at_ns=self.clock_ns, sequence=self._charge(amount * MINUTE_NS))
+
+    def park(self, amount: int, until_ns: int) -> None:
+        """Note that ``amount`` units just taken may be used at any moment until ``until_ns``.
+
+        Until then the level stays that much below the capacity, or what was charged early and used late would come on
+        top of a full bucket.
+
+        Args:
+            amount: Units, taken a moment ago.
+            until_ns: Not before that of an earlier call.
+        """
+        parts = amount * MINUTE_NS
+        if parts:
+            self._parked.append((until_ns, parts))
+            self._parked_parts += parts
 
     def spend(self, hold: Hold, amount: int, now_ns: int) -> None:
         """Turn ``amount`` units of ``hold`` into use; what exceeds it is charged now, as debt if need be."""
@@ -99,7 +123,7 @@ class TokenBucket:
         hold.amount -= amount
         first = _first_after(self._peaks, hold.sequence)
         peak = max(self.level_parts, self._peaks[first][1] if first < len(self._peaks) else self.level_parts)
-        refund = min(amount * MINUTE_NS, self.capacity_parts - peak)
+        refund = min(amount * MINUTE_NS, self.capacity_parts - self._parked_parts - peak)
         if refund <= 0:
             return
         lifted = [(sequence, level + refund) for sequence, level in self._peaks[first:]]
@@ -134,12 +158,18 @@ class TokenBucket:
         self._advance(now_ns)
         self.limit, self.burst_ms = limit, burst_ms
         self.capacity_parts = _capacity_parts(limit, burst_ms)
-        self.level_parts = min(self.level_parts, self.capacity_parts)
+        self.level_parts = min(self.level_parts, self.capacity_parts - self._parked_parts)
         self._peaks = [(sequence, min(level, self.capacity_parts)) for sequence, level in self._peaks]
 
     def level_at(self, now_ns: int) -> int:
         """Return the level in parts at ``now_ns``, charges promised for later included."""
-        return min(self.capacity_parts, self.level_parts + (now_ns - self.clock_ns) * self.limit)
+        level, clock_ns, room = self.level_parts, self.clock_ns, self.capacity_parts - self._parked_parts
+        for until_ns, parts in self._parked:
+            if until_ns > now_ns:
+                break
+            level, clock_ns = min(room, level + max(0, until_ns - clock_ns) * self.limit), max(clock_ns, until_ns)
+            room += parts
+        return min(room, level + (now_ns - clock_ns) * self.limit)
 
     def used(self, now_ns: int) -> int:
         """Return how many units are missing to a full bucket, rounded up; above the capacity in debt."""
@@ -149,6 +179,8 @@ class TokenBucket:
         if to_ns > self.clock_ns:
             self.level_parts = self.level_at(to_ns)
             self.clock_ns = to_ns
+            while self._parked and self._parked[0][0] <= to_ns:
+                self._parked_parts -= self._parked.popleft()[1]
 
     def _charge(self, parts: int) -> int:
         level = self.level_parts

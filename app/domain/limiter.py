@@ -126,7 +126,14 @@ class Limiter:
         return start.start_ns if isinstance(start, Reservation) else start.retry_at_ns
 
     def reserve(
-        self, reservation_id: str, charge: Charge, now_ns: int, *, horizon_ns: int = 0, headroom_ppm: int = 0
+        self,
+        reservation_id: str,
+        charge: Charge,
+        now_ns: int,
+        *,
+        horizon_ns: int = 0,
+        headroom_ppm: int = 0,
+        usable_ns: int = 0,
     ) -> Reservation | Refusal:
         """Charge every limit, or none.
 
@@ -136,6 +143,7 @@ class Limiter:
             now_ns: Monotonic time.
             horizon_ns: Admit only what may start within this; 0 admits only what may start now.
             headroom_ppm: Millionths of every limit that must stay free beside the charge; what is full counts as free.
+            usable_ns: How long after its start the reservation may still be sent; the caller never sends it later.
 
         Raises:
             ValueError: the id is already open, or the charge has no request.
@@ -156,6 +164,8 @@ class Limiter:
         holds = [
             (name, gauge, gauge.take(charge.of(name), found.start_ns)) for name, gauge in self._gauges.by_name.items()
         ]
+        if usable_ns:
+            self._park(charge, found.start_ns + usable_ns)
         amounts = {name: charge.of(name) for name in RATE_NAMES}
         self._open[reservation_id] = _Open(found.start_ns, charge, amounts, holds, marks, self._day_index)
         self._in_flight += charge.requests
@@ -379,6 +389,12 @@ class Limiter:
                 return Refusal(retry_at_ns=None, binding=name)
             start_ns = max(start_ns, at_ns)
         return Reservation(start_ns=start_ns)
+
+    def _park(self, charge: Charge, until_ns: int) -> None:
+        # A sliding window counts until a minute after the answer, whenever the call was sent.
+        for name, gauge in self._gauges.by_name.items():
+            if isinstance(gauge, TokenBucket):
+                gauge.park(charge.of(name), until_ns)
 
     def _binding(self, charge: Charge, start_ns: int, now_ns: int) -> Binding:
         for name, gauge in self._gauges.by_name.items():

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from app.domain.account_state import SECOND_NS, AccountBook, Decision, Ending, Order
 from app.domain.calls import Admission
 from app.domain.errors import UpstreamKind
-from app.domain.leases import BUNDLE_MAX, Bundle, BundleWish, Exchange, PermitReport, PermitWish
+from app.domain.leases import BUNDLE_MAX, PERMIT_VALID_S, Bundle, BundleWish, Exchange, PermitReport, PermitWish
 
 SILENCE_NS = 30 * SECOND_NS
 """A holder that has said nothing for this long is gone, and so are its connections to the provider."""
@@ -186,7 +186,8 @@ class PermitOffice:
         )
         while count < min(wish.count, BUNDLE_MAX) and self._book.is_roomy(wish.account, wish.model, now_ns):
             call_id = f"{prefix}/{count}"
-            if not self._book.admit(order, call_id, now_ns, wall_ns, horizon_s=0.0).admitted:
+            decision = self._book.admit(order, call_id, now_ns, wall_ns, horizon_s=0.0, usable_s=PERMIT_VALID_S)
+            if not decision.admitted:
                 break
             owner.held[call_id] = order, owner.granted
             count += 1
