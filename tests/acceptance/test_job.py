@@ -14,13 +14,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from tests.acceptance.conftest import ROOT, ServeIt, environment, gone_within, write_config
+from tests.acceptance.conftest import ROOT, environment, gone_within, write_config
 from tests.fakes import pool, scripted
 from tests.fakes.scripted import CHINESE, ENGLISH, OTHER, VIETNAMESE, Story, worker_rule
 from tests.fakes.simulated import Simulator
@@ -41,8 +39,6 @@ CONCURRENCY = 2
 """Calls that each simulated account allows at once on the shared head."""
 RAY_FOLDER = "RAY_TMPDIR"
 """Ray's variable for where it keeps sessions, and the record of the cluster that `ray start` started last."""
-JOIN_WITHIN_S = 30.0
-"""To find out that an address is stale, Ray's import on a busy machine included."""
 COMMAND_WITHIN_S = 150.0
 """Ray's dashboard and its commands are slow on a small busy machine."""
 
@@ -190,56 +186,6 @@ def test_killed_job_goes_on_and_asks_nothing_again(tmp_path: Path, simulator: Si
     assert third.returncode == 0
     assert "6 done before, 0 to do" in third.stderr
     assert roles(simulator) == after
-
-
-def test_job_does_not_join_the_private_cluster_of_another(
-    tmp_path: Path, simulator: Simulator, serve_it: ServeIt
-) -> None:
-    """A server with other accounts and another data directory runs here: the job uses its own accounts, not those."""
-    simulator.reset()
-    other = serve_it(pool.three_accounts(simulator.url))
-    own = pool.orchestra(pool.account(simulator.url, "delta", "hand"), pool.account(simulator.url, "own", "chief"))
-    write_config(tmp_path / "tutti.yaml", {"data_dir": str(tmp_path / "data"), **own})
-    simulator.control({"keys": [{"key": "sk-delta"}, {"key": "sk-own"}]})
-    requests_file(tmp_path / "requests.jsonl", ENGLISH)
-    try:
-        ran = run_job(tmp_path)
-    finally:
-        other.process.send_signal(signal.SIGTERM)
-        other.process.wait(60)
-    document = documents(tmp_path / "results.jsonl")[0]
-
-    assert ran.returncode == 0, ran.stderr
-    assert {task["account"] for task in document["tasks"]} == {"delta"}
-    assert (tmp_path / "data").exists()
-
-
-class NotRay(BaseHTTPRequestHandler):
-    """Something else that took the port of a cluster that is gone."""
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@pytest.mark.parametrize("named", [True, False], ids=["RAY_ADDRESS", "recorded"])
-@pytest.mark.parametrize("there", ["nothing", "silence", "http"])
-def test_stale_address_is_no_cluster(tmp_path: Path, ray_folder: Path, there: str, named: bool) -> None:
-    """Whatever took the port of a cluster that is gone: no hang, no traceback, and the stale address is named."""
-    record = ray_folder / "ray" / "ray_current_cluster"
-    with ThreadingHTTPServer(("127.0.0.1", 0), NotRay) as http, socket.create_server(("127.0.0.1", 0)) as silence:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        port = {"nothing": free_ports(1)[0], "silence": silence.getsockname()[1], "http": http.server_port}[there]
-        try:
-            if not named:
-                record.write_text(f"127.0.0.1:{port}", encoding="utf-8")
-            joined = _join(tmp_path, **({"RAY_ADDRESS": f"127.0.0.1:{port}"} if named else {}))
-        finally:
-            http.shutdown()
-            record.unlink(missing_ok=True)
-
-    assert joined.stdout == "False\n", joined.stderr
-    assert f"127.0.0.1:{port}" in joined.stderr
-    assert "Traceback" not in joined.stderr
 
 
 @pytest.mark.parametrize(
@@ -425,6 +371,23 @@ def test_serve_deploy_answers_and_applies_a_new_user_config(head: Head, simulato
     assert "account-gamma" in head.actors()
 
 
+def test_job_does_not_join_the_cluster_of_another(tmp_path: Path, simulator: Simulator, head: Head) -> None:
+    """The head runs here with Tutti on it, and nobody named it: the job has a cluster and accounts of its own."""
+    simulator.reset()
+    own = pool.orchestra(pool.account(simulator.url, "delta", "hand"), pool.account(simulator.url, "own", "chief"))
+    write_config(tmp_path / "tutti.yaml", {"data_dir": str(tmp_path / "data"), **own})
+    simulator.control({"keys": [{"key": "sk-delta"}, {"key": "sk-own"}]})
+    requests_file(tmp_path / "requests.jsonl", ENGLISH)
+    assert _answers(head.dashboard)
+    ran = run_job(tmp_path)
+    document = documents(tmp_path / "results.jsonl")[0]
+
+    assert ran.returncode == 0, ran.stderr
+    assert "starting a private Ray cluster" in ran.stderr
+    assert {task["account"] for task in document["tasks"]} == {"delta"}
+    assert (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize("name", ["cluster.yaml", "deploy/cluster-aws.yaml"])
 def test_cluster_file_passes_rays_validator(name: str) -> None:
     """What `ray up` would refuse is refused here; a misspelt field is not let through."""
@@ -459,19 +422,6 @@ def _popen(folder: Path, variables: dict[str, str], command: str, *arguments: st
 def _submit(head: Head) -> str:
     job = ["python", "-m", "app.batch", "--in", "requests.jsonl", "--out", "results.jsonl"]
     return head.run("ray", "job", "submit", "--address", head.dashboard, "--", *job)
-
-
-def _join(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Say whether a process with this environment joins a cluster."""
-    return subprocess.run(
-        [sys.executable, "-c", "from actors import cluster; print(cluster.join(namespace='tutti'))"],
-        env=variables_of(folder, **variables),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=JOIN_WITHIN_S,
-        check=False,
-    )
 
 
 def _process_project(head: Head, story: Story) -> dict[str, Any]:
