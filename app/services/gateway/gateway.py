@@ -25,6 +25,7 @@ from app.domain.routed import Needs
 from app.domain.routing import RoutingTable
 from app.services.gateway.attempts import Attempts, Bid, Won
 from app.services.gateway.caller_gate import Admitted, CallerGate
+from app.services.gateway.classify import Classifier
 from app.services.gateway.repeats import Repeats
 from app.services.roster import SnapshotRoster
 from app.services.single_flight import SingleFlight
@@ -99,6 +100,7 @@ class Gateway:
         self._cache = ResponseCache(spec.cache.size_bytes if spec.cache.enabled else 0, spec.cache.ttl_s)
         self._flights: SingleFlight[tuple[ChatResult, Won]] = SingleFlight(FLIGHTS_MAX)
         self._repeats: Repeats[tuple[ChatResult, Facts]] = Repeats(clock)
+        self._classifier = Classifier(attempts)
         self._table: RoutingTable | None = None
         self._table_of: Orchestra | None = None
 
@@ -116,7 +118,7 @@ class Gateway:
         return await self._repeats.run(call.caller.name, call.idempotency_key, request, lambda: self._complete(call))
 
     async def _complete(self, call: ClientCall) -> tuple[ChatResult, Facts]:
-        bid = self._bid(call)
+        bid = await self._bid(call)
         admitted = await self._gate.admit(call.caller, bid.input_tokens, bid.output_tokens_max)
         try:
             result, won, cached = await self._answer(call, bid)
@@ -158,7 +160,7 @@ class Gateway:
 
         Close the generator when leaving early: that stops the provider.
         """
-        bid = self._bid(call)
+        bid = await self._bid(call)
         admitted = await self._gate.admit(call.caller, bid.input_tokens, bid.output_tokens_max)
         try:
             key = self._key(call, bid)
@@ -220,12 +222,15 @@ class Gateway:
         scope = "" if self._spec.cache.scope == "shared" else call.caller.name
         return cache_key(call.asked.chat, scope, [candidate.model for candidate in bid.candidates])
 
-    def _bid(self, call: ClientCall) -> Bid[ChatRequest]:
+    async def _bid(self, call: ClientCall) -> Bid[ChatRequest]:
         request = call.asked.chat
         input_tokens = estimate_tokens(request)
         wish = call.wish
         if call.asked.task_type is not None:
             wish = replace(wish, task_type=call.asked.task_type)
+        elif self._spec.classifier is not None and request.model in ("", AUTO) and wish.task_type is None:
+            found = await self._classifier.find(self._roster.orchestra(), self._spec.classifier, request)
+            wish = replace(wish, task_type=found)
         routed = self.table().route(
             request.model,
             wish,
