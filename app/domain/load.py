@@ -52,3 +52,14 @@ class LoadRow:
     context_tokens: int
     observed_at_s: float
     """Monotonic seconds of the machine that observed it; compared only between rows of one account."""
+
+
+def why_late(account: str, row: LoadRow | None) -> str:
+    """Say for people why an account cannot start a call now."""
+    if row is None:
+        return f"{account} is starting"
+    if row.state == "healthy":
+        return f"{account} is at its limit"
+    if row.state == "dead":
+        return f"the key of {account} is refused"
+    return f"{account} cools down after a failure"

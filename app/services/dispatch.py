@@ -20,6 +20,7 @@ from app.domain.chat import Json
 from app.domain.cost import cost_usd
 from app.domain.errors import CallLostError, CapacityError, DeadlineError, GatewayError, InternalError, UpstreamKind
 from app.domain.estimate import estimate_tokens
+from app.domain.load import why_late
 from app.domain.placement import NEVER_S, Choice, ReadyCall, Wait, place
 from app.domain.ports import AccountHosts, Clock
 from app.services.roster import SnapshotRoster
@@ -181,7 +182,7 @@ class Dispatcher:
                 assert host is not None
                 batches.setdefault(host, []).append((item, self._order(item, decision, orchestra)))
             else:
-                reason = decision.reason if isinstance(decision, Wait) else f"{decision.account} is at its limit"
+                reason = decision.reason if isinstance(decision, Wait) else self._why_late(decision)
                 self._tell_waiting(item, decision.start_in_s, reason)
         for host, orders in batches.items():
             for first in range(0, len(orders), BATCH_ORDERS_MAX):
@@ -189,6 +190,9 @@ class Dispatcher:
                 for item, order in batch:
                     item.submitted, item.account, item.host = True, order.account, host
                 self._spawn(self._submit(host, batch))
+
+    def _why_late(self, choice: Choice) -> str:
+        return why_late(choice.account, self._roster.row(choice.account, choice.model))
 
     def _order(self, item: _Waiting, choice: Choice, orchestra: Orchestra) -> CallOrder:
         waited_s = (self._clock.monotonic_ns() - item.queued_ns) / 1e9

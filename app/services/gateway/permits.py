@@ -19,6 +19,7 @@ from app.domain.errors import CapacityError, GatewayError, RequestError, Upstrea
 from app.domain.fair_queue import FairQueue
 from app.domain.gateway import Candidate, ServiceClass
 from app.domain.leases import Exchanged, PermitReport, PermitWish
+from app.domain.load import why_late
 from app.domain.permit_office import OTHERS_TURN
 from app.domain.placement import NEVER_S, Choice, ReadyCall, Wait, place
 from app.domain.ports import Clock, PermitHosts
@@ -407,7 +408,10 @@ class PermitDesk:
             item.submitted, item.submitted_to = wish.call_id, host
             self._mail.wish(host, item, wish)
             return host
-        item.reason = decision.reason if isinstance(decision, Wait) else f"{decision.account} is at its limit"
+        if isinstance(decision, Wait):
+            item.reason = decision.reason
+        else:
+            item.reason = why_late(decision.account, self._roster.row(decision.account, decision.model))
         if decision.start_in_s >= NEVER_S and not self._may_come(item.want, now_ns):
             self._refuse(item, CapacityError(item.reason, remedy="look at `tutti accounts`, or name another model"))
         return None
