@@ -151,7 +151,8 @@ class Coordinator:
             task.cancel()
             await asyncio.wait({task})
         record = await self._journal.get_run(run_id)
-        if record.status is RunStatus.NEEDS_ANSWERS:
+        if not record.status.ended:
+            # It waits for answers, or its conductor was cancelled before it had begun.
             await self._ready()
             record = await self._make(record).withdraw()
         return record
@@ -192,7 +193,8 @@ class Coordinator:
 
     async def _ready(self) -> None:
         try:
-            await asyncio.wait_for(self._known.wait(), KNOWN_WAIT_S)
+            async with asyncio.timeout(KNOWN_WAIT_S):
+                await self._known.wait()
         except TimeoutError:
             raise CapacityError("the configuration is not known yet", retry_after_s=1.0) from None
 

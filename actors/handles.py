@@ -62,7 +62,9 @@ async def ask(reference: Any, *, of: str, timeout_s: float) -> Any:
         InternalError: the actor failed in a way it did not foresee (logged with its traceback there).
     """
     try:
-        return await asyncio.wait_for(_resolve(reference), timeout_s)
+        # Not ``wait_for``: up to Python 3.11 it swallows a cancellation that comes with the answer.
+        async with asyncio.timeout(timeout_s):
+            return await reference
     except TimeoutError:
         ray.cancel(reference)
         raise DeadlineError(f"{of} did not answer within {timeout_s:g} s") from None
@@ -71,10 +73,6 @@ async def ask(reference: Any, *, of: str, timeout_s: float) -> Any:
         raise
     except (RayError, GatewayError) as error:
         raise translate(error, of=of) from None
-
-
-async def _resolve(reference: Any) -> Any:
-    return await reference
 
 
 def translate(error: BaseException, *, of: str) -> GatewayError:
