@@ -37,9 +37,9 @@ test: install-dev  ## everything: unit, architecture, contract, integration, acc
 	@$(PY) -m pytest tests
 
 check: install-dev  ## under a minute: format, lint, types, contracts, sizes, unit tests
-	@$(MAKE) -s -j2 --output-sync=target types unit format-check lint contracts sizes docs-check
+	@$(MAKE) -s -j3 --output-sync=target types unit-domain unit-rest format-check lint contracts sizes docs-check
 
-.PHONY: format-check docs-check
+.PHONY: format-check docs-check unit-domain unit-rest
 format-check:
 	@$(BIN)/ruff format --check -q .
 
@@ -64,8 +64,14 @@ docs-check:
 docs: install-dev  ## regenerate what is generated in docs/
 	@$(PY) -m tools.generate_docs
 
-unit:
-	@$(PY) -m pytest tests/unit tests/architecture
+unit: unit-domain unit-rest
+
+# Two halves of about the same length, for two cores.
+unit-domain:
+	@$(PY) -m pytest tests/unit/app/domain tests/architecture
+
+unit-rest:
+	@$(PY) -m pytest tests/unit --ignore=tests/unit/app/domain
 
 bench: install-dev  ## the benchmarks of benchmarks/README.md
 	@$(PY) -m benchmarks

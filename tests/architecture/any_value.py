@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -40,7 +39,6 @@ _PLAIN: dict[Any, st.SearchStrategy[Any]] = {
 }
 
 
-@cache
 def values_of(hint: Any, inside: tuple[Any, ...] = ()) -> st.SearchStrategy[Any]:
     """Return a strategy for the type; a value that may hold its own kind holds none of it."""
     if hint in _PLAIN:
