@@ -21,6 +21,7 @@ from app.http.formats.openai_chat_fields import (
     as_name,
     as_object,
     as_text,
+    as_tools,
     find_bool,
     find_count,
     find_name,
@@ -32,7 +33,6 @@ from app.http.formats.openai_chat_fields import (
     wrong_type,
 )
 
-TOOLS_MAX = 512
 STOPS_MAX = 64
 TOKENS_MAX = 2**31 - 1
 _TEMPERATURE_MAX = 2
@@ -128,7 +128,7 @@ def count_tokens(body: Mapping[str, Json]) -> dict[str, Json]:
 
 def _parse(body: Mapping[str, Json]) -> Asked:
     extra = _extra(body)
-    tools = _tools(body.get("tools"))
+    tools = as_tools(body.get("tools"), _tool)
     choice, parallel = _tool_choice(body.get("tool_choice"), tools)
     native: dict[str, Json] = {}
     effort = _reasoning(body, native)
@@ -184,16 +184,6 @@ def _stop(value: Json) -> tuple[str, ...]:
     if len(value) > STOPS_MAX:
         refuse("stop_sequences", f"stop_sequences has {len(value)} entries", f"send at most {STOPS_MAX}")
     return tuple([as_name(item, f"stop_sequences[{index}]") for index, item in enumerate(value)])
-
-
-def _tools(value: Json) -> tuple[ToolSpec, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        wrong_type("tools", value, "a list of tools")
-    if len(value) > TOOLS_MAX:
-        refuse("tools", f"there are {len(value)} tools", f"send at most {TOOLS_MAX}")
-    return tuple([_tool(item, f"tools[{index}]") for index, item in enumerate(value)])
 
 
 def _tool(value: Json, where: str) -> ToolSpec:

@@ -19,6 +19,7 @@ from app.http.formats.openai_chat_fields import (
     as_name,
     as_object,
     as_text,
+    as_tools,
     find_bool,
     find_count,
     find_name,
@@ -31,7 +32,6 @@ from app.http.formats.openai_chat_fields import (
 )
 from app.http.formats.openai_chat_messages import read_messages
 
-TOOLS_MAX = 512
 STOPS_MAX = 64
 CHOICES_MAX = 128
 TOKENS_MAX = 2**31 - 1
@@ -92,7 +92,7 @@ class OpenAIChat:
         """See ``base.ClientFormat``. A missing model is left empty: the route decides whether it may."""
         extra = _extra(body)
         stream = find_bool(body, "stream") or False
-        tools = _tools(body.get("tools"))
+        tools = as_tools(body.get("tools"), _tool)
         chat = ChatRequest(
             model=find_name(body, "model") or "",
             messages=read_messages(body.get("messages")),
@@ -169,16 +169,6 @@ def _stop(value: Json) -> tuple[str, ...]:
     if len(value) > STOPS_MAX:
         refuse("stop", f"stop has {len(value)} entries", f"send at most {STOPS_MAX}")
     return tuple([as_name(item, f"stop[{index}]") for index, item in enumerate(value)])
-
-
-def _tools(value: Json) -> tuple[ToolSpec, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        wrong_type("tools", value, "a list of tools")
-    if len(value) > TOOLS_MAX:
-        refuse("tools", f"there are {len(value)} tools", f"send at most {TOOLS_MAX}")
-    return tuple([_tool(item, f"tools[{index}]") for index, item in enumerate(value)])
 
 
 def _tool(value: Json, where: str) -> ToolSpec:

@@ -6,16 +6,17 @@ message and no request.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
 import orjson
 
-from app.domain.chat import Json
+from app.domain.chat import Json, ToolSpec
 from app.domain.errors import RequestError
 
 NAME_CHARS_MAX = 256
 """Longest name, id or label; providers allow 64 to 256."""
+TOOLS_MAX = 512
 _ROOM = 8
 """Levels that a provider's body adds around a value of ours. The serialiser ends at 254 levels."""
 
@@ -35,6 +36,17 @@ def as_object(value: Json, param: str) -> dict[str, Json]:
     if not isinstance(value, dict):
         wrong_type(param, value, "an object")
     return value
+
+
+def as_tools(value: Json, read: Callable[[Json, str], ToolSpec]) -> tuple[ToolSpec, ...]:
+    """Return the tools of a list, each read by ``read`` with where it stands; none where there is no list."""
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        wrong_type("tools", value, "a list of tools")
+    if len(value) > TOOLS_MAX:
+        refuse("tools", f"there are {len(value)} tools", f"send at most {TOOLS_MAX}")
+    return tuple([read(item, f"tools[{index}]") for index, item in enumerate(value)])
 
 
 def as_text(value: Json, param: str) -> str:

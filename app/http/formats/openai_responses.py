@@ -20,6 +20,7 @@ from app.http.formats.openai_chat_fields import (
     as_name,
     as_object,
     as_text,
+    as_tools,
     find_bool,
     find_count,
     find_name,
@@ -34,7 +35,6 @@ from app.http.formats.openai_responses_input import read_input
 from app.http.formats.openai_responses_reply import AskedResponse
 from app.http.formats.openai_responses_stream import ResponseStream
 
-TOOLS_MAX = 512
 TOKENS_MAX = 2**31 - 1
 METADATA_PAIRS_MAX = 16
 METADATA_KEY_CHARS_MAX = 64
@@ -92,7 +92,7 @@ class OpenAIResponses:
         """See ``base.ClientFormat``. A missing model is left empty: the route decides whether it may."""
         _check_kept(body)
         _check_answered(body)
-        tools = _tools(body.get("tools"))
+        tools = as_tools(body.get("tools"), _tool)
         output, verbosity = _text(body.get("text"))
         effort, summary = _reasoning(body.get("reasoning"))
         stream = find_bool(body, "stream") or False
@@ -199,16 +199,6 @@ def _extra(body: Mapping[str, Json], verbosity: str | None) -> tuple[tuple[str, 
     if verbosity is not None:
         extra.append(("verbosity", json_text(verbosity, "text.verbosity")))
     return tuple(extra)
-
-
-def _tools(value: Json) -> tuple[ToolSpec, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        wrong_type("tools", value, "a list of tools")
-    if len(value) > TOOLS_MAX:
-        refuse("tools", f"there are {len(value)} tools", f"send at most {TOOLS_MAX}")
-    return tuple([_tool(item, f"tools[{index}]") for index, item in enumerate(value)])
 
 
 def _tool(value: Json, where: str) -> ToolSpec:

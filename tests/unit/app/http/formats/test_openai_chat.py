@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from app.domain.chat import ChatRequest, ImagePart, Message, OutputSchema, Role, ToolCall, ToolSpec
 from app.domain.errors import RequestError
-from app.http.formats.openai_chat import TOOLS_MAX, OpenAIChat
+from app.http.formats.openai_chat import OpenAIChat
+from app.http.formats.openai_chat_fields import TOOLS_MAX
 from app.http.formats.openai_chat_messages import MESSAGES_MAX
 
 FORMAT = OpenAIChat()

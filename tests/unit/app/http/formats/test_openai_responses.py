@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from app.domain.chat import ChatRequest, ImagePart, Message, OutputSchema, Role, ToolCall, ToolSpec
 from app.domain.errors import RequestError
-from app.http.formats.openai_responses import METADATA_PAIRS_MAX, TOOLS_MAX, OpenAIResponses
+from app.http.formats.openai_chat_fields import TOOLS_MAX
+from app.http.formats.openai_responses import METADATA_PAIRS_MAX, OpenAIResponses
 from app.http.formats.openai_responses_input import ITEMS_MAX
 
 FORMAT = OpenAIResponses()
