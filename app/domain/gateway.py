@@ -58,6 +58,9 @@ class RoutingWish:
     """Decimal text: the dearest that the call may become, its ceiling of output included."""
 
 
+NO_WISH = RoutingWish()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """One chat call as a client format's parser understood it."""

@@ -12,13 +12,12 @@ from starlette.types import Receive
 from app.domain.callers import CallerIndex, find_caller
 from app.domain.chat import Json
 from app.domain.errors import AccessError, RequestError
-from app.domain.gateway import ANONYMOUS, Caller, RoutingWish
+from app.domain.gateway import ANONYMOUS, NO_WISH, Caller, RoutingWish
 from app.http.errors import HttpProblem
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
 """Images travel in bodies; providers take about as much."""
 DEADLINE_MAX_S = 3_600.0
-NO_WISH = RoutingWish()
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 

@@ -16,7 +16,7 @@ from app.domain.cache_key import cache_key
 from app.domain.chat import NO_USAGE, ChatDelta, ChatRequest, ChatResult, Json, Usage
 from app.domain.cost import cost_usd
 from app.domain.estimate import estimate_tokens, text_tokens
-from app.domain.gateway import AUTO, Asked, Caller, EmbeddingRequest, EmbeddingResult, RoutingWish, Served
+from app.domain.gateway import AUTO, NO_WISH, Asked, Caller, EmbeddingRequest, EmbeddingResult, RoutingWish, Served
 from app.domain.load import LoadRow
 from app.domain.ports import Clock
 from app.domain.response_cache import ResponseCache, replay
@@ -34,7 +34,6 @@ OUTPUT_TOKENS_DEFAULT = 1_024
 """Reserved where the client names no ceiling; what is used beyond it is charged as debt."""
 DEADLINE_S = 600.0
 FLIGHTS_MAX = 10_000
-NO_WISH = RoutingWish()
 _STARTED = ChatDelta()
 
 
