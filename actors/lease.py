@@ -21,6 +21,7 @@ from app.domain.errors import CapacityError, GatewayError, RequestError, Upstrea
 from app.domain.gateway import EmbeddingRequest, EmbeddingResult
 from app.domain.ports import Upstream
 from app.domain.retries import RetryBudget
+from app.providers.departures import goes_on
 from app.providers.http_adapter import HttpAdapter
 from app.providers.registry import create
 from app.services.gateway.attempts import Attempts
@@ -59,6 +60,11 @@ class LocalUpstreams:
         """See ``ports.Upstreams``."""
         found = self._accounts.get(account)
         return found[0].provider.value if found is not None else ""
+
+    def goes_on(self, account: str, *, stream: bool) -> bool:
+        """See ``ports.Upstreams``."""
+        found = self._accounts.get(account)
+        return found is not None and goes_on(found[0], stream=stream)
 
     async def update(self, orchestra: Orchestra) -> None:
         """Follow the configuration; adapters of removed accounts close when their calls have ended."""

@@ -89,6 +89,9 @@ class Upstreams(Protocol):
     def provider(self, account: str) -> str:
         """Return the account's provider; empty where there is no such account any more."""
 
+    def goes_on(self, account: str, *, stream: bool) -> bool:
+        """Tell whether its provider finishes, and bills, a call whose connection is closed."""
+
 
 class PermitHosts(Protocol):
     """The account actors as holders of permits see them (``leases``); implemented by ``actors/handles``."""

@@ -1,7 +1,8 @@
 """Sends one client call under permits until somebody answers: at once elsewhere, on the same account after a pause.
 
 One attempt budget and one deadline per call; over all calls the retries stay within a share (``RetryBudget``). Every
-permit ends in exactly one report, however the call ends.
+permit ends in exactly one report, however the call ends. A call that its client leaves is stopped, or read to its end
+where stopping would not stop the bill (``drains``).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from app.domain.gateway import Caller, Candidate, EmbeddingRequest, EmbeddingRes
 from app.domain.leases import PermitReport
 from app.domain.ports import Clock, Upstream, Upstreams
 from app.domain.retries import Elsewhere, GiveUp, RetryBudget, SameAccountAfter, Tries, next_step
+from app.services.gateway.drains import Drains, Tell
 from app.services.gateway.permits import Permit, PermitDesk, Want
 
 SOON_S = 5.0
@@ -94,7 +96,8 @@ class Attempts:
         self._clock = clock
         self._retries = retries
         self._attempts_max = attempts_max
-        self._draining: set[asyncio.Task[None]] = set()
+        self.drains = Drains()
+        """Calls whose clients have left."""
 
     def provider(self, account: str) -> str:
         """Return the account's provider; empty where there is no such account any more."""
@@ -111,6 +114,14 @@ class Attempts:
     async def open(self, bid: Bid[ChatRequest]) -> tuple[AsyncGenerator[ChatDelta, None], Won]:
         """Return a stream whose first delta is there; until then failures go elsewhere, after it they are raised."""
         return await self._first(bid, self._open)
+
+    def follow(self, bid: Bid[ChatRequest], tell: Tell) -> bool:
+        """See ``Drains.follow``: for a call that was left."""
+        return self.drains.follow(bid, tell)
+
+    async def aclose(self) -> None:
+        """Stop the calls whose clients have left; the others end with their own tasks."""
+        await self.drains.aclose()
 
     async def _first(
         self, bid: Bid[R], send: Callable[[Bid[R], Permit, Upstream, float], Awaitable[T]]
@@ -138,7 +149,6 @@ class Attempts:
                 answer = await send(bid, permit, upstream, until_s - began_s)
             except RequestError as error:
                 # This provider cannot be told the request; another may.
-                self._withdraw(permit)
                 state.last = error
                 state.unfit.update((account, permit.model) for account in self._same_provider(bid, permit))
             except UpstreamError as error:
@@ -181,6 +191,12 @@ class Attempts:
             raise
 
     async def _ask(self, bid: Bid[ChatRequest], permit: Permit, upstream: Upstream, left_s: float) -> ChatResult:
+        asking = self._asked(bid, permit, upstream, left_s)
+        if self._upstreams.goes_on(permit.account, stream=False):
+            return await self.drains.whole(bid, asking)
+        return await asking
+
+    async def _asked(self, bid: Bid[ChatRequest], permit: Permit, upstream: Upstream, left_s: float) -> ChatResult:
         request = replace(bid.request, model=self._upstreams.name(permit.account, permit.model))
         began_s = self._now_s()
         result = await self._sent(permit, upstream.chat_completion(request, timeout_s=left_s))
@@ -216,10 +232,13 @@ class Attempts:
         return result
 
     async def _sent(self, permit: Permit, call: Awaitable[T]) -> T:
-        """Await an answer, and report how it failed; what refuses the request before sending it is the caller's."""
+        """Await an answer, and report how it failed."""
         try:
             return await call
-        except (RequestError, StopAsyncIteration):
+        except StopAsyncIteration:
+            raise
+        except RequestError:
+            self._withdraw(permit)  # refused before it was sent
             raise
         except UpstreamError as error:
             self._fail(permit, error)
@@ -234,6 +253,14 @@ class Attempts:
             raise
 
     async def _open(
+        self, bid: Bid[ChatRequest], permit: Permit, upstream: Upstream, left_s: float
+    ) -> AsyncGenerator[ChatDelta, None]:
+        opening = self._opened(bid, permit, upstream, left_s)
+        if self._upstreams.goes_on(permit.account, stream=True):
+            return await self.drains.stream(bid, opening)
+        return await opening
+
+    async def _opened(
         self, bid: Bid[ChatRequest], permit: Permit, upstream: Upstream, left_s: float
     ) -> AsyncGenerator[ChatDelta, None]:
         request = replace(bid.request, model=self._upstreams.name(permit.account, permit.model))
@@ -280,7 +307,7 @@ class Attempts:
             ending = PermitReport(call_id=permit.call_id, ending="failed", error=error)
             raise
         finally:
-            # Where the client went away, closing the connection stops the provider.
+            # Who leaves closes the connection; where that would not stop the bill, nobody leaves (`_open`).
             try:
                 await deltas.aclose()
             finally:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from app.domain.accounts import GatewaySpec, ModelInfo, Orchestra
 from app.domain.cache_key import cache_key
@@ -122,7 +123,7 @@ class Gateway:
         try:
             result, won, cached = await self._answer(call, bid)
         except BaseException as error:
-            self._give_up(admitted, error)
+            self._give_up(admitted, error, bid)
             raise
         # Where the provider names no usage, all that was reserved counts.
         self._gate.settle(admitted, NO_USAGE if cached else (result.usage if result.usage != NO_USAGE else None))
@@ -157,7 +158,7 @@ class Gateway:
     async def stream(self, call: ClientCall) -> tuple[AsyncGenerator[ChatDelta, None], Facts]:
         """Answer a streamed call; returns once the first delta is there. Errors as ``complete``, later ones are raised.
 
-        Close the generator when leaving early: that stops the provider.
+        Close the generator when leaving early: that stops the provider where it stops the bill.
         """
         bid = await self._bid(call)
         admitted = await self._gate.admit(call.caller, bid.input_tokens, bid.output_tokens_max)
@@ -170,12 +171,16 @@ class Gateway:
                 return _again(kept), facts
             deltas, won = await self._attempts.open(bid)
         except BaseException as error:
-            self._give_up(admitted, error)
+            self._give_up(admitted, error, bid)
             raise
-        watched = self._watch(admitted, deltas)
+        watched = self._watch(admitted, deltas, bid)
         # Started here: closing a generator that never ran would neither stop the provider nor settle.
         await anext(watched)
         return watched, self._facts(call, won, None, cached=False)
+
+    async def aclose(self) -> None:
+        """Stop the calls whose clients have left."""
+        await self._attempts.aclose()
 
     def limits(self, caller: Caller) -> LoadRow | None:
         """Return the last known state of a caller's limits, for the response's headers."""
@@ -249,12 +254,17 @@ class Gateway:
             idle_timeout_s=self._spec.idle_timeout_s,
         )
 
-    def _give_up(self, admitted: Admitted, error: BaseException) -> None:
-        """Settle a call without an answer: a failed one costs its caller nothing, one that was left all of it."""
-        self._gate.settle(admitted, None, sent=isinstance(error, asyncio.CancelledError))
+    def _give_up(self, admitted: Admitted, error: BaseException, bid: Bid[ChatRequest] | None = None) -> None:
+        """Settle a call without an answer: a failed one costs its caller nothing, one that was left what it used.
+
+        Where nobody will know, that is all that was reserved.
+        """
+        left = isinstance(error, asyncio.CancelledError)
+        if not (left and bid is not None and self._attempts.follow(bid, partial(self._gate.settle, admitted))):
+            self._gate.settle(admitted, None, sent=left)
 
     async def _watch(
-        self, admitted: Admitted, deltas: AsyncGenerator[ChatDelta, None]
+        self, admitted: Admitted, deltas: AsyncGenerator[ChatDelta, None], bid: Bid[ChatRequest]
     ) -> AsyncGenerator[ChatDelta, None]:
         usage: Usage | None = None
         try:
@@ -267,7 +277,8 @@ class Gateway:
             try:
                 await deltas.aclose()
             finally:
-                self._gate.settle(admitted, usage)
+                if usage is not None or not self._attempts.follow(bid, partial(self._gate.settle, admitted)):
+                    self._gate.settle(admitted, usage)
 
     def _facts(self, call: ClientCall | EmbeddingCall, won: Won | None, usage: Usage | None, *, cached: bool) -> Facts:
         account = won.permit.account if won is not None else ""

@@ -43,6 +43,7 @@ class Account(Upstream):
     sent: list[tuple[float, str]] = field(default_factory=list)
     """(when, model)."""
     closed: int = 0
+    yielded: int = 0
 
     async def _do(self, request: ChatRequest) -> None:
         self.sent.append((self.clock.now_s, request.model))
@@ -63,6 +64,7 @@ class Account(Upstream):
             for number in range(self.deltas):
                 if self.breaks_after is not None and number == self.breaks_after[0]:
                     raise self.breaks_after[1]
+                self.yielded += 1
                 yield ChatDelta(text=str(number))
                 await asyncio.sleep(0.01)
             yield ChatDelta(finish_reason=FinishReason.STOP, usage=USAGE)
@@ -81,6 +83,10 @@ class Stage:
     attempts: Attempts
     accounts: dict[str, Account]
     providers: dict[str, str]
+    going_on: bool = False
+
+    def goes_on(self, account: str, *, stream: bool) -> bool:
+        return self.going_on
 
     def of(self, account: str) -> Upstream:
         return self.accounts[account]
@@ -90,6 +96,12 @@ class Stage:
 
     def provider(self, account: str) -> str:
         return self.providers[account]
+
+    @property
+    def used(self) -> list[Usage]:
+        """What answered calls are said to have used."""
+        told = [report for _host, message in self.world.hosts.messages for report in message.reports]
+        return [report.usage for report in told if report.ending == "answered"]
 
     def bid(self, *candidates: tuple[str, Sequence[str]], deadline_s: float = 60.0) -> Bid[ChatRequest]:
         wanted = candidates or (("m", sorted(self.accounts)),)

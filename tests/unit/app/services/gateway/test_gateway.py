@@ -88,8 +88,9 @@ class Scene:
 class Only:
     """The port ``Upstreams`` with one account."""
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, *, going_on: bool) -> None:
         self._upstream = upstream
+        self.going_on = going_on
 
     def of(self, account: str) -> Upstream:
         return self._upstream
@@ -100,9 +101,14 @@ class Only:
     def provider(self, account: str) -> str:
         return "openai"
 
+    def goes_on(self, account: str, *, stream: bool) -> bool:
+        return self.going_on
+
 
 @asynccontextmanager
-async def a_scene(clock: VirtualClock, *, spec: GatewaySpec = GatewaySpec()) -> AsyncIterator[Scene]:
+async def a_scene(
+    clock: VirtualClock, *, spec: GatewaySpec = GatewaySpec(), going_on: bool = False
+) -> AsyncIterator[Scene]:
     limited = AccountSpec(
         name=caller_account(TEAM.name),
         provider=Provider.CUSTOM,
@@ -114,7 +120,9 @@ async def a_scene(clock: VirtualClock, *, spec: GatewaySpec = GatewaySpec()) -> 
         gate = CallerGate(callers, clock, owner="g", on_silence=callers.suspect)
         task = asyncio.create_task(gate.run())
         upstream = Provided()
-        attempts = Attempts(world.desks[0], Only(upstream), clock, retries=RetryBudget(0.1, 5), attempts_max=2)
+        attempts = Attempts(
+            world.desks[0], Only(upstream, going_on=going_on), clock, retries=RetryBudget(0.1, 5), attempts_max=2
+        )
         gateway = Gateway(world.rosters[0], attempts, gate, clock, spec=spec)
         try:
             yield Scene(gateway, upstream, world, callers, clock)
@@ -213,6 +221,41 @@ def test_gateway_stops_the_provider_when_the_client_leaves_a_stream(read: int) -
 
             assert scene.upstream.stopped == 1
             assert await scene.used() > 100
+
+    play(story)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("after_s", [0.5, 1.0005])
+def test_gateway_charges_what_was_used_when_the_client_leaves_a_call_that_goes_on(stream: bool, after_s: float) -> None:
+    """The call is read to its end without its client, whose limits are settled with the provider's own count."""
+
+    async def story(clock: VirtualClock) -> None:
+        async with a_scene(clock, going_on=True) as scene:
+            work = scene.gateway.stream(scene.call()) if stream else scene.gateway.complete(scene.call())
+            task: asyncio.Task[object] = asyncio.create_task(work)
+            await asyncio.sleep(after_s)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+            assert await scene.used() == 50
+
+    play(story)
+
+
+@pytest.mark.parametrize("read", [0, 1, 2])
+def test_gateway_charges_what_was_used_when_the_client_leaves_a_stream_that_goes_on(read: int) -> None:
+    """However much of it was read."""
+
+    async def story(clock: VirtualClock) -> None:
+        async with a_scene(clock, going_on=True) as scene:
+            deltas, _facts = await scene.gateway.stream(scene.call())
+            for _ in range(read):
+                await anext(deltas)
+            await deltas.aclose()
+
+            assert await scene.used() == 50
 
     play(story)
 
