@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import fields, is_dataclass
+from datetime import date
 from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -29,6 +30,7 @@ _PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(),
     float: st.floats(allow_nan=False),
     str: st.text(max_size=8),
+    date: st.dates(),
     AnyJson: _JSON,
     LimitSpec: st.builds(LimitSpec, rpm=st.none() | st.integers(1, 9), burst_ms=st.integers(0, 9)),
     Charge: st.builds(Charge, requests=st.integers(0, 9), input_tokens=st.integers(0, 9)),

@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from app.domain import errors
 from tests.architecture.any_value import values_of
 
-MODULES = ("chat", "accounts", "plan", "run", "calls", "views", "limits", "load", "leases", "gateway", "callers")
+MODULES = (
+    *("chat", "accounts", "plan", "run", "calls", "views", "limits", "load", "leases", "gateway", "callers"),
+    *("books.budgets", "books.entries", "books.figures", "books.prices"),
+)
 
 
 def value_classes() -> list[type[Any]]:

@@ -1,0 +1,266 @@
+"""Dated, tiered prices: what a call cost, and the most that it can cost.
+
+All arithmetic is in integers, exact until one division that rounds up: the books may be a nano-dollar above the bill,
+never below it. A price that is not known is None, never zero. Knows no price itself: rows come from the configuration
+and the model table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, date, datetime
+from decimal import Decimal, InvalidOperation
+from functools import lru_cache
+
+from app.domain.chat import Usage
+
+_RATE_DECIMALS = 12
+"""A rate in dollars per million tokens, times 10^12, is whole: attodollars per token."""
+_FACTOR_DECIMALS = 6
+_ATTO_PER_NANO = 10**9
+_HOURS_PER_DAY = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """Dollars per million tokens, as decimal text so that no digit is lost; "0" is free."""
+
+    input: str
+    output: str
+    cache_read: str | None = None
+    """None: as input."""
+    cache_write: str | None = None
+    """Writes kept five minutes, or whatever the provider's only lifetime is. None: as input."""
+    cache_write_1h: str | None = None
+    """None: as ``cache_write``."""
+    reasoning: str | None = None
+    """None: as output."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongContext:
+    """Other rates for the whole of a request whose input is longer than the threshold."""
+
+    above_input_tokens: int
+    rates: Rates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeakWindow:
+    """Hours of the day, in UTC, in which every rate is multiplied."""
+
+    from_hour: int
+    """0 to 23."""
+    to_hour: int
+    """First hour that is outside again; not above ``from_hour`` means past midnight, equal means the whole day."""
+    factor: str
+    weekdays: tuple[int, ...] = ()
+    """Days on which it begins, Monday is 0; empty means all."""
+
+    def covers(self, at: datetime) -> bool:
+        """Return whether the window is open at ``at``, in UTC."""
+        weekday = at.weekday()
+        if self.from_hour < self.to_hour:
+            inside = self.from_hour <= at.hour < self.to_hour
+        elif at.hour >= self.from_hour:
+            inside = True
+        else:
+            inside = at.hour < self.to_hour
+            weekday = (weekday - 1) % 7
+        return inside and (not self.weekdays or weekday in self.weekdays)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceRow:
+    """What a model costs from a day on."""
+
+    price_id: str
+    """Names these very figures: another figure is another row with another id."""
+    model: str
+    provider: str | None = None
+    """None: whoever serves it."""
+    effective_from: date = date.min
+    """The first day, in UTC."""
+    rates: Rates
+    long_contexts: tuple[LongContext, ...] = ()
+    batch_factor: str | None = None
+    """Multiplies every rate of calls in a batch; None: no discount."""
+    peaks: tuple[PeakWindow, ...] = ()
+    source: str = ""
+    """Whose page or table says so, and when it was read."""
+
+
+def price_nano(
+    usage: Usage, row: PriceRow | None, *, at_s: float, batch: bool = False, cache_write_1h_tokens: int = 0
+) -> int | None:
+    """Return what ``usage`` costs in nano-dollars, rounded up once; None where the price is unknown.
+
+    Args:
+        usage: What the provider says it consumed.
+        row: From ``find_row``.
+        at_s: When the call was sent, in seconds since 1970; decides peak hours.
+        batch: Whether it went through the provider's batch interface.
+        cache_write_1h_tokens: Included in the usage's ``cache_write_tokens``: those kept for an hour.
+    """
+    if row is None:
+        return None
+    table = _compiled(row)
+    rates = table.rates_for(usage.input_tokens)
+    long_lived = min(cache_write_1h_tokens, usage.cache_write_tokens)
+    # A provider's counts that contradict each other are charged as they stand, never as a negative rest.
+    fresh = max(0, usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens)
+    spoken = max(0, usage.output_tokens - usage.reasoning_tokens)
+    atto = (
+        fresh * rates.input
+        + usage.cache_read_tokens * rates.cache_read
+        + (usage.cache_write_tokens - long_lived) * rates.cache_write
+        + long_lived * rates.cache_write_1h
+        + spoken * rates.output
+        + usage.reasoning_tokens * rates.reasoning
+    )
+    peak = _peak_factor(row, table, at_s)
+    return _round_up(atto * peak * (table.batch if batch else table.one), table.one)
+
+
+def ceiling_nano(input_tokens: int, output_tokens_max: int, row: PriceRow | None) -> int | None:
+    """Return the most a call can cost, whatever its usage within those counts turns out to be, whenever it is sent.
+
+    Args:
+        input_tokens: The most it can read, cached or not.
+        output_tokens_max: The most it can generate, reasoning included.
+        row: From ``find_row``.
+    """
+    if row is None:
+        return None
+    table = _compiled(row)
+    reachable = [table.base, *(rates for above, rates in table.long if above < input_tokens)]
+    dearest_in = max(max(r.input, r.cache_read, r.cache_write, r.cache_write_1h) for r in reachable)
+    dearest_out = max(max(r.output, r.reasoning) for r in reachable)
+    factor = max(table.one, *table.peaks) if table.peaks else table.one
+    atto = input_tokens * dearest_in + output_tokens_max * dearest_out
+    return _round_up(atto * factor * max(table.one, table.batch), table.one)
+
+
+def find_row(rows: Iterable[PriceRow], *, model: str, provider: str | None, at_s: float) -> PriceRow | None:
+    """Return the row in force at ``at_s``: the provider's own before anybody's, then the newest; the last of equals."""
+    day = datetime.fromtimestamp(at_s, UTC).date()
+    found: PriceRow | None = None
+    for row in rows:
+        if row.model != model or row.provider not in (None, provider) or row.effective_from > day:
+            continue
+        if found is None or _rank(row) >= _rank(found):
+            found = row
+    return found
+
+
+def check_row(row: PriceRow) -> Sequence[str]:
+    """Return what is wrong with the row, one sentence each; ``price_nano`` may be called with rows that pass."""
+    problems = []
+    for rates in (row.rates, *(long.rates for long in row.long_contexts)):
+        for field in fields(Rates):
+            text = getattr(rates, field.name)
+            if text is not None and not _fits(text, _RATE_DECIMALS):
+                problems.append(f"{field.name}: {text!r} is no amount in dollars with at most 12 decimals")
+    factors = [row.batch_factor, *(peak.factor for peak in row.peaks)]
+    problems += [
+        f"{text!r} is no factor with at most 6 decimals"
+        for text in factors
+        if text is not None and not _fits(text, _FACTOR_DECIMALS)
+    ]
+    problems += [
+        f"hours {peak.from_hour} to {peak.to_hour} are not in 0 to 24"
+        for peak in row.peaks
+        if not (0 <= peak.from_hour < _HOURS_PER_DAY and 0 <= peak.to_hour <= _HOURS_PER_DAY)
+    ]
+    problems += [f"weekday {day} is not in 0 to 6" for peak in row.peaks for day in peak.weekdays if not 0 <= day <= 6]
+    problems += ["a threshold of tokens is negative" for long in row.long_contexts if long.above_input_tokens < 0]
+    return problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rates:
+    """Attodollars per token."""
+
+    input: int
+    output: int
+    cache_read: int
+    cache_write: int
+    cache_write_1h: int
+    reasoning: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Table:
+    """A price row in integers; factors in millionths."""
+
+    base: _Rates
+    long: tuple[tuple[int, _Rates], ...]
+    """By threshold, the highest first."""
+    batch: int
+    peaks: tuple[int, ...]
+    one: int = 10**_FACTOR_DECIMALS
+
+    def rates_for(self, input_tokens: int) -> _Rates:
+        """Return the rates that hold for a request with that much input."""
+        for above, rates in self.long:
+            if input_tokens > above:
+                return rates
+        return self.base
+
+
+@lru_cache(maxsize=4_096)
+def _compiled(row: PriceRow) -> _Table:
+    return _Table(
+        base=_rates(row.rates),
+        long=tuple(
+            (long.above_input_tokens, _rates(long.rates))
+            for long in sorted(row.long_contexts, key=lambda long: -long.above_input_tokens)
+        ),
+        batch=_scaled(row.batch_factor or "1", _FACTOR_DECIMALS),
+        peaks=tuple(_scaled(peak.factor, _FACTOR_DECIMALS) for peak in row.peaks),
+    )
+
+
+def _rates(rates: Rates) -> _Rates:
+    fresh = _scaled(rates.input, _RATE_DECIMALS)
+    output = _scaled(rates.output, _RATE_DECIMALS)
+    write = fresh if rates.cache_write is None else _scaled(rates.cache_write, _RATE_DECIMALS)
+    return _Rates(
+        input=fresh,
+        output=output,
+        cache_read=fresh if rates.cache_read is None else _scaled(rates.cache_read, _RATE_DECIMALS),
+        cache_write=write,
+        cache_write_1h=write if rates.cache_write_1h is None else _scaled(rates.cache_write_1h, _RATE_DECIMALS),
+        reasoning=output if rates.reasoning is None else _scaled(rates.reasoning, _RATE_DECIMALS),
+    )
+
+
+def _scaled(text: str, decimals: int) -> int:
+    """Return ``text`` times a power of ten; digits beyond are rounded up, as everything that is owed."""
+    scaled = Decimal(text).scaleb(decimals)
+    return -int(-scaled // 1)
+
+
+def _fits(text: str, decimals: int) -> bool:
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        return False
+    return value.is_finite() and value >= 0 and value.scaleb(decimals) % 1 == 0
+
+
+def _peak_factor(row: PriceRow, table: _Table, at_s: float) -> int:
+    if not row.peaks:
+        return table.one
+    at = datetime.fromtimestamp(at_s, UTC)
+    return next((factor for peak, factor in zip(row.peaks, table.peaks, strict=True) if peak.covers(at)), table.one)
+
+
+def _round_up(atto_scaled: int, one: int) -> int:
+    # Two factors in millionths are in the product.
+    return -(-atto_scaled // (_ATTO_PER_NANO * one * one))
+
+
+def _rank(row: PriceRow) -> tuple[bool, date]:
+    return row.provider is not None, row.effective_from
