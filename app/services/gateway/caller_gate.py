@@ -22,7 +22,7 @@ from app.domain.leases import Exchanged, PermitReport, PermitWish
 from app.domain.limits import LimitName, LimitSpec
 from app.domain.load import LoadRow
 from app.domain.ports import Clock, PermitHosts
-from app.services.gateway.host_mail import HostMail, Letter
+from app.services.gateway.host_mail import REPORT_DELAY_S, UNHURRIED_S, HostMail, Letter
 from app.services.gateway.spares import Slot, Slots
 
 ANSWER_TIMEOUT_S = 15.0
@@ -104,7 +104,7 @@ class CallerGate:
             report = PermitReport(call_id=admitted.call_id, ending="cancelled")
         else:
             report = PermitReport(call_id=admitted.call_id, ending="answered", usage=usage)
-        self._mail.report(CALLERS_HOST, report, now=False)
+        self._mail.report(CALLERS_HOST, report, within_s=UNHURRIED_S if slot.spares else REPORT_DELAY_S)
 
     def row(self, caller: Caller) -> LoadRow | None:
         """Return the last known state of a caller's limits."""
@@ -147,7 +147,7 @@ class CallerGate:
         for (asking, permit_wish), admission in zip(letter.wishes, answer.admissions, strict=True):
             if admission.admitted and asking.answer.done():
                 report = PermitReport(call_id=permit_wish.call_id, ending="withdrawn")
-                self._mail.report(host, report, now=False)
+                self._mail.report(host, report, within_s=REPORT_DELAY_S)
             elif admission.admitted:
                 asking.answer.set_result(None)
             elif not asking.answer.done():
@@ -182,7 +182,9 @@ class CallerGate:
         except BaseException as error:
             # A permit that came in the very moment in which we gave up; later ones find nobody and go back.
             if asking.answer.done() and not asking.answer.cancelled() and asking.answer.exception() is None:
-                self._mail.report(CALLERS_HOST, PermitReport(call_id=wish.call_id, ending="withdrawn"), now=False)
+                self._mail.report(
+                    CALLERS_HOST, PermitReport(call_id=wish.call_id, ending="withdrawn"), within_s=REPORT_DELAY_S
+                )
             if isinstance(error, TimeoutError):
                 raise InternalError("the callers' limits were not checked in time", remedy="try again") from None
             raise
@@ -190,7 +192,7 @@ class CallerGate:
 
     def _return_spares(self, slot: Slot, until_ns: int | None = None) -> None:
         for call_id, _host in slot.drop(until_ns):
-            self._mail.report(CALLERS_HOST, PermitReport(call_id=call_id, ending="withdrawn"), now=False)
+            self._mail.report(CALLERS_HOST, PermitReport(call_id=call_id, ending="withdrawn"), within_s=REPORT_DELAY_S)
 
 
 def _refusal(admission: Admission) -> QuotaError | InternalError:

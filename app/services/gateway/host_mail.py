@@ -23,6 +23,10 @@ REPORTS_MAX = 20_000
 """In one message. No more can wait than permits were granted, so the rest needs no bound of its own."""
 REPORT_DELAY_S = 0.05
 """Reports wait this long for company while nobody waits for what they free."""
+UNHURRIED_S = 0.5
+"""And this long where the account gave spare permits, so that it is far from its limits."""
+REPORTS_ENOUGH = 512
+"""So many do not wait for more."""
 HEARTBEAT_S = 5.0
 WATCH_WAIT_S = 20.0
 SLOW_S = 1.0
@@ -78,6 +82,8 @@ class _Box(Generic[T]):
     failing_ns: int | None = None
     """Since when nothing was answered."""
     suspecting: bool = False
+    due_ns: int | None = None
+    """When the reports that wait have to be sent; None where there is none."""
     timer: asyncio.TimerHandle | None = None
     watcher: asyncio.Task[None] | None = None
 
@@ -113,14 +119,14 @@ class HostMail(Generic[T]):
         self._closed = False
         self._background: set[asyncio.Task[None]] = set()
 
-    def report(self, host: str, report: PermitReport, *, now: bool) -> None:
-        """Say what became of a permit; ``now`` where somebody waits for what it frees."""
+    def report(self, host: str, report: PermitReport, *, within_s: float = 0.0) -> None:
+        """Say what became of a permit, with the next message or ``within_s`` seconds; 0 where somebody waits for it."""
         box = self._box(host)
         box.reports.append(report)
-        if now or len(box.reports) >= WISHES_MAX:
-            self.send(host)
-        elif box.timer is None and not box.sending:
-            box.timer = asyncio.get_running_loop().call_later(REPORT_DELAY_S, self.send, host)
+        due_ns = self._clock.monotonic_ns() + int(within_s * 1e9)
+        if box.due_ns is None or due_ns < box.due_ns or len(box.reports) == REPORTS_ENOUGH:
+            box.due_ns = due_ns if len(box.reports) < REPORTS_ENOUGH else 0
+            self._remind(box)
 
     def wish(self, host: str, item: T, wish: PermitWish) -> None:
         """Ask for a permit with the next message; call ``send`` when all are said."""
@@ -134,12 +140,8 @@ class HostMail(Generic[T]):
     def send(self, host: str) -> None:
         """Send what there is, unless a message is under way: then it goes right after."""
         box = self._box(host)
-        if box.timer is not None:
-            box.timer.cancel()
-            box.timer = None
-        if not box.sending and not self._closed:
-            box.sending = True
-            self._spawn(self._send(box, heartbeat=False))
+        if box.wishes or box.bundles or box.reports or box.lost:
+            self._start(box)
 
     def is_silent(self, host: str, now_ns: int) -> bool:
         """Tell whether a host did not answer a moment ago, or has been taking its time for a while."""
@@ -152,9 +154,8 @@ class HostMail(Generic[T]):
         """Say that we live to those of ``hosts`` that have heard nothing for a while; forget who is not used."""
         for name in hosts:
             box = self._box(name)
-            if now_ns - box.said_ns > HEARTBEAT_S * 1e9 and not box.sending and not self._closed:
-                box.sending = True
-                self._spawn(self._send(box, heartbeat=True))
+            if now_ns - box.said_ns > HEARTBEAT_S * 1e9:
+                self._start(box)
         for name, box in list(self._boxes.items()):
             unused = not (box.sending or box.reports or box.wishes or box.bundles or box.timer or box.suspecting)
             if unused and name not in hosts and now_ns - box.said_ns > IDLE_S * 1e9:
@@ -183,18 +184,42 @@ class HostMail(Generic[T]):
                 last.append(self._client.exchange(box.name, message))
         await asyncio.gather(*last, return_exceptions=True)
 
-    async def _send(self, box: _Box[T], *, heartbeat: bool) -> None:
+    def _start(self, box: _Box[T]) -> None:
+        if not box.sending and not self._closed:
+            box.sending = True
+            self._spawn(self._send(box))
+
+    def _remind(self, box: _Box[T]) -> None:
+        """See to it that the reports are sent when they are due; a message under way looks by itself when it ends."""
+        if box.timer is not None:
+            box.timer.cancel()
+            box.timer = None
+        if box.due_ns is None or box.sending or self._closed:
+            return
+        left_s = (box.due_ns - self._clock.monotonic_ns()) / 1e9
+        if left_s <= 0:
+            self._start(box)
+        else:
+            box.timer = asyncio.get_running_loop().call_later(left_s, self.send, box.name)
+
+    async def _send(self, box: _Box[T]) -> None:
         try:
-            while heartbeat or box.wishes or box.bundles or box.reports or box.lost:
-                heartbeat = False
+            # What became due while a message was under way goes right after it; other reports wait for company.
+            await self._exchange(box)
+            while box.wishes or box.bundles or box.lost or self._is_due(box):
                 await self._exchange(box)
         finally:
             box.sending = False
+            self._remind(box)
+
+    def _is_due(self, box: _Box[T]) -> bool:
+        return box.due_ns is not None and box.due_ns <= self._clock.monotonic_ns()
 
     async def _exchange(self, box: _Box[T]) -> None:
         reports, box.reports = box.reports[:REPORTS_MAX], box.reports[REPORTS_MAX:]
         wishes, box.wishes = box.wishes[:WISHES_MAX], box.wishes[WISHES_MAX:]
         bundles, box.bundles = box.bundles, []
+        box.due_ns = 0 if box.reports else None
         box.said_ns, number = self._clock.monotonic_ns(), next(self._numbers)
         letter = Letter(wishes, bundles, box.said_ns)
         message = Exchange(
@@ -209,6 +234,7 @@ class HostMail(Generic[T]):
             answer = await self._client.exchange(box.name, message)
         except BaseException as error:
             box.reports = [*reports, *box.reports]
+            box.due_ns = 0 if box.reports else None
             box.lost.append(number)
             if not isinstance(error, Exception):
                 raise  # we are being closed
@@ -221,7 +247,8 @@ class HostMail(Generic[T]):
         if not self._hear(box, answer):
             # Granted before a refusal that we have heard of already: nothing of it may be used.
             late = [call_id for bundle in answer.bundles for call_id in bundle.call_ids()]
-            box.reports.extend(PermitReport(call_id=call_id, ending="withdrawn") for call_id in late)
+            for call_id in late:
+                self.report(box.name, PermitReport(call_id=call_id, ending="withdrawn"))
             answer = replace(answer, bundles=())
         self._reader.on_answer(box.name, letter, answer)
         if box.watcher is None or box.watcher.done():
@@ -235,7 +262,7 @@ class HostMail(Generic[T]):
             box.failing_ns = now_ns
         self._reader.on_lost(box.name, letter)
         if now_ns - box.failing_ns > GIVE_UP_S * 1e9:
-            box.reports, box.lost, box.failing_ns = [], [], None
+            box.reports, box.due_ns, box.lost, box.failing_ns = [], None, [], None
         if not box.suspecting:
             box.suspecting = True
             self._spawn(self._suspect(box))

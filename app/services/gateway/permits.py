@@ -23,7 +23,7 @@ from app.domain.load import why_late
 from app.domain.permit_office import OTHERS_TURN
 from app.domain.placement import NEVER_S, Choice, ReadyCall, Wait, place
 from app.domain.ports import Clock, PermitHosts
-from app.services.gateway.host_mail import HostMail, Letter
+from app.services.gateway.host_mail import REPORT_DELAY_S, UNHURRIED_S, HostMail, Letter
 from app.services.gateway.spares import RECHECK_S, REFUSED_PAUSE_S, Slot, Slots
 from app.services.roster import SnapshotRoster
 
@@ -180,7 +180,7 @@ class PermitDesk:
             slot.note_call(report.duration_s)
         if report.error is not None:
             self._close(slot, report.error)
-        self._mail.report(permit.host, report, now=report.error is not None or bool(self._queue))
+        self._mail.report(permit.host, report, within_s=self._patience_s(slot) if report.error is None else 0.0)
 
     async def run(self) -> None:
         """Serve waiting calls for ever; the owner runs this as its one background task."""
@@ -244,7 +244,7 @@ class PermitDesk:
     def _return_all(self, host: str) -> None:
         for slot in self._slots:
             for call_id in slot.drop_from(host):
-                self._mail.report(host, PermitReport(call_id=call_id, ending="withdrawn"), now=False)
+                self._mail.report(host, PermitReport(call_id=call_id, ending="withdrawn"), within_s=REPORT_DELAY_S)
 
     def _take(self, want: Want, now_ns: int) -> Permit | None:
         """Return a permit from the hand, if there is one."""
@@ -275,7 +275,13 @@ class PermitDesk:
 
     def _return_spares(self, slot: Slot, until_ns: int | None = None) -> None:
         for call_id, host in slot.drop(until_ns):
-            self._mail.report(host, PermitReport(call_id=call_id, ending="withdrawn"), now=bool(self._queue))
+            self._mail.report(host, PermitReport(call_id=call_id, ending="withdrawn"), within_s=self._patience_s(slot))
+
+    def _patience_s(self, slot: Slot) -> float:
+        """Return how long a report may wait: what it frees is of use to who waits, or where permits are not spare."""
+        if self._queue:
+            return 0.0
+        return UNHURRIED_S if slot.spares else REPORT_DELAY_S
 
     def _close(self, slot: Slot, error: UpstreamError) -> None:
         """Send nothing more where it was just refused; the account's actor says the rest."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from app.domain.gateway import Candidate
 from app.domain.leases import BUNDLE_MAX, PERMIT_VALID_S, Bundle, BundleWish
 
-SPARE_S = 0.4
+SPARE_S = 0.8
 """Spare permits are asked for so many seconds of the demand just seen."""
 EDGE_S = 0.02
 """What is foreseen this little beyond the horizon is asked for as well: by then it is within."""

@@ -11,7 +11,7 @@ from app.domain.calls import Admission
 from app.domain.chat import Usage
 from app.domain.errors import InternalError
 from app.domain.leases import Bundle, BundleWish, Exchange, Exchanged, PermitReport, PermitWish
-from app.services.gateway.host_mail import GIVE_UP_S, HEARTBEAT_S, IDLE_S, REPORT_DELAY_S, HostMail, Letter
+from app.services.gateway.host_mail import GIVE_UP_S, HEARTBEAT_S, IDLE_S, REPORT_DELAY_S, UNHURRIED_S, HostMail, Letter
 from tests.fakes.permit_world import play
 from tests.fakes.virtual_time import VirtualClock
 
@@ -107,10 +107,10 @@ def test_mail_gathers_reports_for_a_while_unless_somebody_waits() -> None:
     async def story(clock: VirtualClock) -> None:
         post = Post(clock)
         mail, began_s = mail_of(post), clock.now_s
-        mail.report("h", a_report("x"), now=False)
-        mail.report("h", a_report("y"), now=False)
+        mail.report("h", a_report("x"), within_s=REPORT_DELAY_S)
+        mail.report("h", a_report("y"), within_s=REPORT_DELAY_S)
         await asyncio.sleep(1.0)
-        mail.report("h", a_report("z"), now=True)
+        mail.report("h", a_report("z"))
         await asyncio.sleep(1.0)
         await mail.aclose()
 
@@ -118,6 +118,29 @@ def test_mail_gathers_reports_for_a_while_unless_somebody_waits() -> None:
             (REPORT_DELAY_S, 2),
             (1.0, 1),
         ]
+
+    play(story)
+
+
+def test_mail_lets_reports_that_nobody_waits_for_come_along_with_the_next_message() -> None:
+    """Of a busy account that is far from its limits only the requests for spare permits make a message."""
+
+    async def story(clock: VirtualClock) -> None:
+        post = Post(clock)
+        mail, began_s = mail_of(post), clock.now_s
+        for number in range(20):
+            mail.report("h", a_report(f"r{number}"), within_s=UNHURRIED_S)
+            if number == 7:
+                mail.ask_spares("h", SPARES)
+            if number == 15:
+                mail.report("h", a_report("soon"), within_s=REPORT_DELAY_S)
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(1.0)
+        await mail.aclose()
+
+        sent = [(round(at_s - began_s, 3), len(message.reports)) for at_s, message in post.sent]
+        assert [(at_s, count) for at_s, count in sent if at_s < 0.4] == [(0.14, 8), (0.35, 11)]
+        assert sent[2:] == [(0.86, 2)]
 
     play(story)
 
@@ -131,7 +154,7 @@ def test_mail_sends_what_came_meanwhile_right_after_the_message_under_way() -> N
         for number in range(200):
             mail.wish("h", f"w{number}", a_wish(f"w{number}"))
             mail.send("h")
-            mail.report("h", a_report(f"r{number}"), now=False)
+            mail.report("h", a_report(f"r{number}"), within_s=REPORT_DELAY_S)
             await asyncio.sleep(0.001)
         await asyncio.sleep(1.0)
         await mail.aclose()
@@ -152,13 +175,13 @@ def test_mail_names_lost_messages_until_one_is_answered() -> None:
         post = Post(clock, dead=True)
         mail = mail_of(post)
         mail.wish("h", "w", a_wish("w"))
-        mail.report("h", a_report("x"), now=True)
+        mail.report("h", a_report("x"))
         await asyncio.sleep(0.7)
         assert post.lost[0] == ["w"]
         assert mail.is_silent("h", clock.monotonic_ns())
         post.dead = False
         await asyncio.sleep(3.0)
-        mail.report("h", a_report("y"), now=True)
+        mail.report("h", a_report("y"))
         await asyncio.sleep(1.0)
         await mail.aclose()
 
@@ -178,12 +201,12 @@ def test_mail_stops_when_a_host_has_been_dead_for_long() -> None:
     async def story(clock: VirtualClock) -> None:
         post = Post(clock, dead=True)
         mail = mail_of(post)
-        mail.report("h", a_report("x"), now=True)
+        mail.report("h", a_report("x"))
         await asyncio.sleep(GIVE_UP_S + 10.0)
         sent = len(post.sent)
         await asyncio.sleep(200.0)
         assert len(post.sent) == sent < 60
-        mail.report("h", a_report("y"), now=True)
+        mail.report("h", a_report("y"))
         await asyncio.sleep(10.0)
         post.dead = False
         await asyncio.sleep(10.0)
@@ -200,7 +223,7 @@ def test_mail_gives_spares_back_when_a_refusal_was_heard_before_their_answer() -
     async def story(clock: VirtualClock) -> None:
         post = Post(clock)
         mail = mail_of(post)
-        mail.report("h", a_report("x"), now=True)
+        mail.report("h", a_report("x"))
         await asyncio.sleep(0.1)
         post.delay_s = 0.5
         mail.ask_spares("h", SPARES)
@@ -223,10 +246,10 @@ def test_mail_says_that_a_host_was_reborn() -> None:
     async def story(clock: VirtualClock) -> None:
         post = Post(clock)
         mail = mail_of(post)
-        mail.report("h", a_report("x"), now=True)
+        mail.report("h", a_report("x"))
         await asyncio.sleep(0.1)
         post.life = "two"
-        mail.report("h", a_report("y"), now=True)
+        mail.report("h", a_report("y"))
         await asyncio.sleep(0.1)
         await mail.aclose()
 
@@ -241,7 +264,7 @@ def test_mail_calls_a_host_silent_when_its_answer_takes_long() -> None:
     async def story(clock: VirtualClock) -> None:
         post = Post(clock, delay_s=5.0)
         mail = mail_of(post)
-        mail.report("h", a_report("x"), now=True)
+        mail.report("h", a_report("x"))
         await asyncio.sleep(0.5)
         assert not mail.is_silent("h", clock.monotonic_ns())
         await asyncio.sleep(1.0)
@@ -259,7 +282,7 @@ def test_mail_beats_while_something_is_held_and_forgets_the_host_afterwards() ->
     async def story(clock: VirtualClock) -> None:
         post = Post(clock)
         mail = mail_of(post)
-        mail.report("h", a_report("x"), now=True)
+        mail.report("h", a_report("x"))
         for _ in range(100):
             await asyncio.sleep(1.0)
             mail.beat({"h"}, clock.monotonic_ns())
@@ -282,10 +305,10 @@ def test_mail_goes_on_and_logs_when_a_client_fails_in_an_unforeseen_way(caplog: 
         post = Post(clock, surprise=True)
         mail = mail_of(post)
         mail.wish("h", "w", a_wish("w"))
-        mail.report("h", a_report("x"), now=True)
+        mail.report("h", a_report("x"))
         await asyncio.sleep(0.1)
         post.surprise = False
-        mail.report("h", a_report("y"), now=True)
+        mail.report("h", a_report("y"))
         await asyncio.sleep(0.1)
         await mail.aclose()
 
@@ -303,12 +326,12 @@ def test_mail_says_what_was_under_way_when_it_closes() -> None:
     async def story(clock: VirtualClock) -> None:
         post = Post(clock, delay_s=1.0)
         mail = mail_of(post)
-        mail.report("h", a_report("x"), now=True)
+        mail.report("h", a_report("x"))
         await asyncio.sleep(0.5)
-        mail.report("h", a_report("y"), now=False)
+        mail.report("h", a_report("y"), within_s=REPORT_DELAY_S)
         await mail.aclose()
         sent = len(post.sent)
-        mail.report("h", a_report("z"), now=True)
+        mail.report("h", a_report("z"))
         await asyncio.sleep(5.0)
 
         assert [report.call_id for report in post.sent[-1][1].reports] == ["x", "y"]
