@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.domain.errors import GatewayError
 from app.domain.limiter_state import SavedLimiter
@@ -25,7 +26,9 @@ from app.domain.plan import Plan
 from app.domain.run import CallRecord, RunEvent, RunRecord, TaskRecord
 from app.storage import journal
 from app.storage.data_dir import hold_directory
-from app.storage.database import open_database
+from app.storage.database import open_database, open_for_reading
+from app.storage.faults import fault
+from app.storage.place import Place
 from app.storage.writer import Writer
 
 EVENT_WAIT_MAX_S = 30.0
@@ -37,15 +40,18 @@ class Store:
 
     Args:
         data_dir: Where the journal lives; created when missing. Opened with the first command, so that whoever gives
-            it hears why that fails: ConflictError (another Tutti holds the directory), ConfigurationError (the journal
-            has another schema version).
+            it hears why that fails: ConflictError (another Tutti holds the directory or the database),
+            ConfigurationError (a newer Tutti wrote the journal), InternalError (it cannot be used now). The next
+            command tries again.
+        url: The PostgreSQL database that holds the journal instead of a file in ``data_dir``.
 
     Not thread-safe: the actor's event loop is the lock; the writer thread is the only one that touches the database for
     writing.
     """
 
-    def __init__(self, data_dir: str) -> None:
-        self._directory = Path(data_dir).expanduser()
+    def __init__(self, data_dir: str, url: str | None = None) -> None:
+        self._place = Place(Path(data_dir).expanduser(), url)
+        self._opening = asyncio.Lock()
         self._opened: _Opened | None = None
         self._changed: dict[str, asyncio.Event] = {}
 
@@ -153,22 +159,17 @@ class Store:
 
     async def close(self) -> None:
         """Write what is queued and let go of the directory."""
-        if self._opened is not None:
-            opened, self._opened = self._opened, None
-            await asyncio.to_thread(opened.writer.close)
-            opened.engine.dispose()
-            os.close(opened.lock)
+        async with self._opening:
+            if self._opened is not None:
+                opened, self._opened = self._opened, None
+                await asyncio.to_thread(opened.close)
 
-    def _open(self) -> _Opened:
+    async def _open(self) -> _Opened:
         if self._opened is None:
-            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = hold_directory(self._directory)
-            try:
-                engine = open_database(self._directory)
-            except BaseException:
-                os.close(lock)
-                raise
-            self._opened = _Opened(lock=lock, engine=engine, writer=Writer(engine))
+            async with self._opening:
+                if self._opened is None:
+                    # Migrating takes as long as it takes; the event loop goes on answering.
+                    self._opened = await asyncio.to_thread(_open, self._place)
         return self._opened
 
     async def _write(self, command: Callable[[Connection], journal.Value], events: Sequence[RunEvent]) -> journal.Value:
@@ -177,7 +178,8 @@ class Store:
             journal.append_events(connection, events)
             return value
 
-        value = await asyncio.wrap_future(self._open().writer.submit(run))
+        opened = await self._open()
+        value = await asyncio.wrap_future(opened.writer.submit(run))
         for run_id in {event.run_id for event in events}:
             # Waiters hold the old event; whoever comes later waits on a new one.
             waiting = self._changed.pop(run_id, None)
@@ -186,11 +188,14 @@ class Store:
         return value
 
     async def _read(self, query: Callable[[Connection], journal.Value]) -> journal.Value:
-        engine = self._open().engine
+        readers = (await self._open()).readers
 
         def run() -> journal.Value:
-            with engine.connect() as connection:
-                return query(connection)
+            try:
+                with readers.connect() as connection:
+                    return query(connection)
+            except SQLAlchemyError as error:
+                raise fault(error, str(self._place)) from None
 
         return await asyncio.to_thread(run)
 
@@ -198,5 +203,23 @@ class Store:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Opened:
     lock: int
-    engine: Engine
+    writers: Engine
+    readers: Engine
     writer: Writer
+
+    def close(self) -> None:
+        """Write what is queued, then let go of everything."""
+        self.writer.close()
+        self.readers.dispose()
+        self.writers.dispose()
+        os.close(self.lock)
+
+
+def _open(place: Place) -> _Opened:
+    lock = hold_directory(place.data_dir)
+    try:
+        writers = open_database(place.data_dir, place.url)
+    except BaseException:
+        os.close(lock)
+        raise
+    return _Opened(lock=lock, writers=writers, readers=open_for_reading(place), writer=Writer(writers, str(place)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
 
 from app.domain.errors import ConflictError
+from app.storage.faults import directory_error
 
 
 def require_free(directory: Path) -> None:
@@ -18,10 +20,17 @@ def require_free(directory: Path) -> None:
 def hold_directory(directory: Path, *, note: bool = True) -> int:
     """Take the data directory's lock and return its file descriptor; the kernel frees it when the process ends.
 
+    The directory is created where it is missing.
+
     Raises:
         ConflictError: another process holds it; the message says which.
+        ConfigurationError: it cannot be created or written; InternalError where the disk is to blame.
     """
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise directory_error(error, directory) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -34,6 +43,8 @@ def hold_directory(directory: Path, *, note: bool = True) -> int:
         ) from None
     if not note:
         return descriptor
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"Tutti store, pid {os.getpid()}\n".encode(), 0)
+    with contextlib.suppress(OSError):
+        # A courtesy to whoever is refused: a full disk must not keep us from reading.
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"Tutti store, pid {os.getpid()}\n".encode(), 0)
     return descriptor

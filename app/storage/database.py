@@ -1,65 +1,219 @@
-"""Opens the journal's database and checks its schema version.
+"""Opens the journal's database on either engine, for its one writer or for readers.
 
-SQLite runs in WAL with ``synchronous=FULL``: a commit that returned survives power loss. One process writes (the store
-actor holds the data directory's lock); any number may read.
+SQLite runs in WAL with ``synchronous=FULL``: a commit that returned survives power loss; the directory's lock keeps
+other processes from writing. On PostgreSQL the writer's own session holds an advisory lock: whoever writes has the
+lock, and a session that is lost takes transaction and lock with it, so two writers can never overlap.
+
+Readers need no lock. Behind a pooler that hands one session to many (PgBouncer in transaction mode) the lock would be
+worth nothing: name the server itself in ``store.url``.
 """
 
 from __future__ import annotations
 
+import os
+import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, select
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from app.domain.errors import ConfigurationError
-from app.storage import tables
+from app.domain.errors import ConflictError
+from app.storage import migrating
+from app.storage.backup import copy_file
+from app.storage.faults import fault, is_storage_error
+from app.storage.place import Place
+
+if TYPE_CHECKING:
+    from psycopg import Connection as PostgresConnection
+    from psycopg import Cursor
+    from psycopg.rows import TupleRow
 
 BUSY_TIMEOUT_MS = 5_000
+"""How long a statement waits for a lock that somebody else holds, on both engines."""
+CONNECT_TIMEOUT_S = 5
+LOST_AFTER_S = 20
+"""A server, or a client, that says nothing for so long is taken for gone."""
+LOCK_CLASS = 0x7A771
+"""First half of the advisory lock's key; the second is the schema's, so that two may share a database."""
+
+_FIND_HOLDER = """
+SELECT a.pid, a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %s AND l.objid = hashtext(current_schema())::oid
+AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
-def open_database(data_dir: Path) -> Engine:
-    """Open (or create) the journal in ``data_dir`` and return its engine.
+def open_database(data_dir: Path, url: str | None = None) -> Engine:
+    """Open the database for its one writer, created or migrated to this Tutti's schema; a copy is kept before that.
 
     Raises:
-        ConfigurationError: the file was written by another version of Tutti, or cannot be opened.
+        ConfigurationError: a newer Tutti wrote it.
+        ConflictError: another Tutti writes to it.
+        InternalError: it cannot be used; the message says why and what to do.
     """
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    engine = create_engine(f"sqlite:///{data_dir / 'journal.sqlite'}", connect_args={"check_same_thread": False})
-    event.listen(engine, "connect", _set_pragmas)
-    event.listen(engine, "begin", _begin)
-    with engine.begin() as connection:
-        _ensure_schema(connection, data_dir)
+    place = Place(data_dir, url)
+    if place.file is not None:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    engine = open_for_writing(place)
+    try:
+        bring_to(engine, place, None)
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
 
 
-def _begin(connection: Connection) -> None:
-    """Begin for real: left to itself the driver begins late, and every savepoint's release syncs the disk."""
-    connection.exec_driver_sql("BEGIN")
+def open_for_writing(place: Place) -> Engine:
+    """Return the engine of the one writer, whatever schema the database has; connects when first used."""
+    if place.file is not None:
+        return _sqlite(place, begin="BEGIN IMMEDIATE")
+    engine = create_engine(
+        place.address(),
+        hide_parameters=True,
+        pool_pre_ping=True,
+        # The one connection is the one that holds the lock.
+        pool_size=1,
+        max_overflow=0,
+        connect_args=_connect_args(f"tutti store {os.getpid()} {secrets.token_hex(4)}"),
+    )
+    event.listen(engine, "connect", _hold)
+    return engine
+
+
+def open_for_reading(place: Place) -> Engine:
+    """Return an engine for readers of a database that somebody else migrates."""
+    if place.file is not None:
+        return _sqlite(place, begin="BEGIN")
+    engine = create_engine(
+        place.address(), hide_parameters=True, pool_pre_ping=True, connect_args=_connect_args("tutti reader")
+    )
+    event.listen(engine, "connect", _prepare_session)
+    return engine
+
+
+def bring_to(engine: Engine, place: Place, revision: str | None) -> tuple[str | None, str, Path | None]:
+    """Bring the writer's database to ``revision`` (the newest for None).
+
+    Returns:
+        The revision before, the one after, and the copy of the file that was kept, where one was.
+
+    Raises:
+        GatewayError: see ``migrating.migrate``.
+    """
+    target = migrating.require_revision(revision)
+    try:
+        with engine.connect() as connection:
+            if place.file is not None:
+                # Changing a table means copying it, which its children must not notice. No effect in a transaction.
+                _pragma(connection, "foreign_keys=OFF")
+            with connection.begin():
+                before = migrating.find_revision(connection, str(place))
+            kept = None
+            if place.file is not None and before not in (None, target):
+                kept = place.file.with_name(f"journal.before-{target}.sqlite")
+                copy_file(place.file, kept)
+            with connection.begin():
+                migrating.migrate(connection, str(place), to=target)
+            if place.file is not None:
+                _pragma(connection, "foreign_keys=ON")
+    except Exception as error:
+        if is_storage_error(error):
+            raise fault(error, str(place)) from error
+        raise
+    return before, target, kept
+
+
+def _sqlite(place: Place, *, begin: str) -> Engine:
+    engine = create_engine(place.address(), hide_parameters=True, connect_args={"check_same_thread": False})
+
+    def begin_for_real(connection: Connection) -> None:
+        # Left to itself the driver begins late, and every savepoint's release syncs the disk.
+        connection.exec_driver_sql(begin)
+
+    event.listen(engine, "connect", _set_pragmas)
+    event.listen(engine, "begin", begin_for_real)
+    return engine
 
 
 def _set_pragmas(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
+    # The first one is first: switching to WAL needs the file for itself for a moment.
     for pragma in (
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
-        f"busy_timeout={BUSY_TIMEOUT_MS}",
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
 
-def _ensure_schema(connection: Connection, data_dir: Path) -> None:
-    if not inspect(connection).has_table("meta"):
-        tables.metadata.create_all(connection)
-        connection.execute(tables.meta.insert().values(name="schema_version", value=str(tables.SCHEMA_VERSION)))
+def _pragma(connection: Connection, pragma: str) -> None:
+    driver = connection.connection.driver_connection
+    assert driver is not None, "a connection in use has its driver's"
+    driver.execute(f"PRAGMA {pragma}")
+
+
+def _connect_args(application_name: str) -> dict[str, object]:
+    return {
+        "application_name": application_name,
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "keepalives_idle": LOST_AFTER_S // 2,
+        "keepalives_interval": LOST_AFTER_S // 4,
+        "keepalives_count": 2,
+        "tcp_user_timeout": LOST_AFTER_S * 1_000,
+    }
+
+
+def _prepare_session(connection: PostgresConnection[TupleRow], _entry: ConnectionPoolEntry) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = {BUSY_TIMEOUT_MS}")
+    connection.commit()
+
+
+def _hold(connection: PostgresConnection[TupleRow], entry: ConnectionPoolEntry) -> None:
+    """Take the writer's lock for this session; raises ConflictError where another Tutti has it."""
+    try:
+        _prepare_session(connection, entry)
+        with connection.cursor() as cursor:
+            # Whatever the server's default is, a commit that returned must be on disk; stricter ones are kept.
+            cursor.execute(
+                "SELECT set_config('synchronous_commit', 'on', false) "
+                "WHERE current_setting('synchronous_commit') = 'off'"
+            )
+            # The server, too, notices soon that this session's machine is gone, and frees the lock.
+            cursor.execute(f"SET tcp_keepalives_idle = {LOST_AFTER_S // 2}")
+            cursor.execute(f"SET tcp_keepalives_interval = {LOST_AFTER_S // 4}")
+            cursor.execute("SET tcp_keepalives_count = 2")
+            if not _take(cursor):
+                _end_own_session(cursor, connection.info.get_parameters().get("application_name", ""))
+        connection.commit()
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _take(cursor: Cursor[TupleRow]) -> bool:
+    cursor.execute("SELECT pg_try_advisory_lock(%s, hashtext(current_schema()))", (LOCK_CLASS,))
+    row = cursor.fetchone()
+    return row is not None and bool(row[0])
+
+
+def _end_own_session(cursor: Cursor[TupleRow], own_name: str) -> None:
+    """Free the lock from a session of this very process whose end the server has not noticed; refuse any other."""
+    cursor.execute(_FIND_HOLDER, (LOCK_CLASS,))
+    row = cursor.fetchone()
+    if row is not None and row[1] == own_name:
+        cursor.execute("SELECT pg_terminate_backend(%s, %s)", (row[0], BUSY_TIMEOUT_MS))
+        row = None
+    if row is None and _take(cursor):
         return
-    found = connection.execute(select(tables.meta.c.value).where(tables.meta.c.name == "schema_version")).scalar_one()
-    if found != str(tables.SCHEMA_VERSION):
-        raise ConfigurationError(
-            f"the journal in {str(data_dir)!r} has schema version {found}, this Tutti writes {tables.SCHEMA_VERSION}",
-            param="data_dir",
-            remedy="use the version of Tutti that wrote it, or name another data_dir",
-        )
+    holder = f"{row[1]!r}, the server's process {row[0]}" if row is not None else "another process"
+    raise ConflictError(
+        f"another Tutti writes to this PostgreSQL database ({holder})",
+        param="store.url",
+        remedy="talk to that server (`--server URL`), stop it, or name another database in `store.url`",
+    )

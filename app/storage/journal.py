@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from sqlalchemy import Connection, Row, Table, and_, bindparam, func, insert, select, update
-from sqlalchemy.dialects.sqlite import Insert
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy import Connection, Row, and_, bindparam, func, insert, select, update
 
 from app.domain.errors import ConflictError, NotFoundError
 from app.domain.run import CallRecord, CallState, RunEvent, RunRecord, RunStatus, TaskRecord, TaskState
 from app.storage import codec, tables
+from app.storage.upsert import ignoring, replacing
 
 if TYPE_CHECKING:
     from app.domain.plan import Plan, ProducedBy
@@ -23,19 +22,11 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 
-def _replacing(table: Table) -> Insert:
-    """Return "insert, or replace every column but the key", built once: building it costs more than running it."""
-    statement = upsert(table)
-    return statement.on_conflict_do_update(
-        index_elements=[column.name for column in table.primary_key],
-        set_={column.name: statement.excluded[column.name] for column in table.columns if not column.primary_key},
-    )
-
-
-_PUT_TASK = _replacing(tables.task)
-_PUT_CALL = _replacing(tables.call)
-_PUT_LIMITER = _replacing(tables.limiter_state)
-_PUT_BLOB = upsert(tables.blob).on_conflict_do_nothing()
+_PUT_TASK = replacing(tables.task)
+_PUT_CALL = replacing(tables.call)
+_PUT_LIMITER = replacing(tables.limiter_state)
+_PUT_PLAN = ignoring(tables.plan)
+_PUT_BLOB = ignoring(tables.blob)
 _PUT_EVENTS = insert(tables.event)
 _LAST_SEQ = select(func.max(tables.event.c.seq)).where(tables.event.c.run_id == bindparam("of_run"))
 
@@ -113,13 +104,13 @@ def get_run(connection: Connection, run_id: str) -> RunRecord:
         select(tables.task, tables.blob.c.bytes.label("output"))
         .select_from(tables.task.outerjoin(tables.blob, tables.blob.c.sha256 == tables.task.c.result_sha))
         .where(tables.task.c.run_id == run_id)
-        .order_by(tables.task.c.id)
     ).all()
     document = get_blob(connection, row.document_sha) if row.document_sha else None
     return _run(
         row,
         plan=codec.load(codec.PLAN, plan) if plan else None,
-        tasks=tuple(_task(task) for task in tasks),
+        # Sorted here: engines differ in how they sort text.
+        tasks=tuple(sorted(map(_task, tasks), key=lambda task: task.task_id)),
         document=document,
     )
 
@@ -142,11 +133,8 @@ def unfinished_runs(connection: Connection) -> list[str]:
 def record_plan(connection: Connection, run_id: str, plan: Plan) -> None:
     """Append an immutable plan version; the same version again is a no-op."""
     body = codec.dump(codec.PLAN, plan)
-    connection.execute(
-        upsert(tables.plan)
-        .values(run_id=run_id, version=plan.version, sha=codec.sha256(body.encode()), body=body)
-        .on_conflict_do_nothing()
-    )
+    values = {"run_id": run_id, "version": plan.version, "sha": codec.sha256(body.encode()), "body": body}
+    connection.execute(_PUT_PLAN.on(connection), values)
 
 
 def record_task(connection: Connection, run_id: str, task: TaskRecord) -> None:
@@ -166,7 +154,7 @@ def record_task(connection: Connection, run_id: str, task: TaskRecord) -> None:
         "produced_by": task.produced_by,
         "error": task.error,
     }
-    connection.execute(_PUT_TASK, values)
+    connection.execute(_PUT_TASK.on(connection), values)
 
 
 def record_call(connection: Connection, call: CallRecord) -> None:
@@ -192,7 +180,7 @@ def record_call(connection: Connection, call: CallRecord) -> None:
         "tries": call.tries,
         "error": call.error,
     }
-    connection.execute(_PUT_CALL, values)
+    connection.execute(_PUT_CALL.on(connection), values)
 
 
 def calls_of(connection: Connection, run_id: str) -> list[CallRecord]:
@@ -272,7 +260,7 @@ def require_run(connection: Connection, run_id: str) -> None:
 def put_blob(connection: Connection, data: bytes) -> str:
     """Store ``data`` under its hash and return the hash; storing it again is a no-op."""
     sha = codec.sha256(data)
-    connection.execute(_PUT_BLOB, {"sha256": sha, "bytes": data})
+    connection.execute(_PUT_BLOB.on(connection), {"sha256": sha, "bytes": data})
     return sha
 
 
@@ -289,7 +277,7 @@ def save_limiter_state(
 ) -> None:
     """Insert or replace the saved state of one limiter."""
     values = {"scope": scope, "model": model, "state": state, "clean": int(clean), "saved_s": wall_s}
-    connection.execute(_PUT_LIMITER, values)
+    connection.execute(_PUT_LIMITER.on(connection), values)
 
 
 def find_limiter_state(connection: Connection, scope: str, model: str) -> tuple[str, bool] | None:

@@ -2,6 +2,8 @@
 
 Structured columns that code never filters by are JSON text written by ``codec``. Artifacts and answers are blobs,
 content addressed: write the blob first, then the row that names it, in one transaction.
+
+The tables are made by ``migrations``, not from here: a change here needs a new revision there, and a test compares.
 """
 
 from __future__ import annotations
@@ -21,9 +23,6 @@ from sqlalchemy import (
 )
 
 metadata = MetaData()
-
-SCHEMA_VERSION = 1
-"""Raised with every change of these tables; a database of another version is refused with a clear error."""
 
 meta = Table("meta", metadata, Column("name", String, primary_key=True), Column("value", String, nullable=False))
 

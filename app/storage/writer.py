@@ -2,6 +2,9 @@
 
 Commands queued while a transaction is being synced go into the next one together, each in a savepoint of its own: a
 command that fails undoes only itself, and no caller is told "done" before the commit that holds its command returned.
+
+A fault of the storage fails the group it met, with an error that says what to do. The next group begins anew, with a
+new connection where the old one is lost, so writing goes on by itself when the fault ends.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, Engine
 
-from app.domain.errors import CapacityError, GatewayError, InternalError
+from app.domain.errors import CapacityError, GatewayError
+from app.storage.faults import fault, kind_of
 
 Value = TypeVar("Value")
 
@@ -37,13 +41,15 @@ class Writer:
     """Runs commands on one connection in one thread and resolves their futures after the commit.
 
     Args:
-        engine: An open database.
+        engine: Of the database's one writer.
+        place: Where the database is, for messages; no secrets.
 
     Thread-safe. What was queued but not committed when the process dies was never acknowledged.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, place: str = "database") -> None:
         self._engine = engine
+        self._place = place
         self._queue: queue.Queue[_Command | None] = queue.Queue(QUEUE_COMMANDS_MAX)
         self._thread = threading.Thread(target=self._work, name="journal-writer", daemon=True)
         self._thread.start()
@@ -94,14 +100,17 @@ class Writer:
     def _commit(self, group: list[_Command]) -> None:
         outcomes: list[tuple[_Command, Any, BaseException | None]] = []
         try:
-            with self._engine.begin() as connection:
-                for command in group:
-                    outcomes.append((command, *_run_in_savepoint(connection, command.run)))
+            with self._engine.connect() as connection:
+                try:
+                    with connection.begin():
+                        for command in group:
+                            outcomes.append((command, *self._run(connection, command.run)))
+                except BaseException:
+                    _drop_after_fault(connection)
+                    raise
         except Exception as error:  # noqa: BLE001  outermost edge of the thread: whatever fails, callers must hear
-            _log.exception("journal commit failed")
-            failure = InternalError(
-                f"the journal could not be written ({type(error).__name__})", remedy="check disk space and permissions"
-            )
+            failure = fault(error, self._place)
+            _log.error("%d writes failed: %s (%s)", len(group), failure, type(error).__name__)
             for command in group:
                 command.done.set_exception(failure)
             return
@@ -111,13 +120,28 @@ class Writer:
             else:
                 command.done.set_exception(problem)
 
+    def _run(self, connection: Connection, run: Callable[[Connection], Any]) -> tuple[Any, BaseException | None]:
+        """Run one command in a savepoint; raise only what concerns the whole group: a fault of the storage."""
+        savepoint = connection.begin_nested()
+        try:
+            value = run(connection)
+        except GatewayError as error:
+            savepoint.rollback()
+            return None, error
+        except Exception as error:  # a bug in one command must not fail its neighbours
+            if kind_of(error) is not None:
+                raise
+            savepoint.rollback()
+            _log.exception("a command of the journal failed")
+            return None, fault(error, self._place)
+        savepoint.commit()
+        return value, None
 
-def _run_in_savepoint(connection: Connection, run: Callable[[Connection], Any]) -> tuple[Any, BaseException | None]:
-    savepoint = connection.begin_nested()
-    try:
-        value = run(connection)
-    except GatewayError as error:
-        savepoint.rollback()
-        return None, error
-    savepoint.commit()
-    return value, None
+
+def _drop_after_fault(connection: Connection) -> None:
+    """Close SQLite's connection: what it knew of a file whose disk failed is not to be trusted.
+
+    PostgreSQL's stays unless it is lost: the session is what holds the writer's lock.
+    """
+    if connection.dialect.name == "sqlite" and not connection.closed:
+        connection.invalidate()
