@@ -18,16 +18,18 @@ from app.domain.limiter import Limiter, Observation, Refusal
 from app.domain.limiter_state import LimiterState
 from app.domain.limits import Charge, LimitSpec, RateName
 from app.domain.load import BucketKind, BucketLevel, LoadRow
+from app.domain.speed import EWMA_WEIGHT, Speed
 from app.domain.views import AccountView, LimitView
 
 DAY_NS = 86_400_000_000_000
 PACIFIC_MIDNIGHT_NS = 8 * 3_600_000_000_000
 """Gemini's days end at midnight Pacific: 08:00 UTC in winter, 07:00 in summer; the later one is safe for both."""
-EWMA_WEIGHT = 0.2
 CALL_S_PRIOR = 1.0
 SECOND_NS = 1_000_000_000
 NEVER_S = 1e9
 RECHECK_S = 0.25
+STALE_NS = 600 * SECOND_NS
+"""What was not asked for so long is tried again as if it were new: it may have been slow but once."""
 
 _PROVIDER_TROUBLE = frozenset(
     {
@@ -98,13 +100,24 @@ class _Meter:
     input_tokens: int = 0
     output_tokens: int = 0
     last_error: str | None = None
+    speed: Speed = field(default_factory=Speed)
+    answered_ns: int | None = None
 
-    def note(self, order: Order, duration_s: float) -> None:
-        """Take one answered call into the averages; the first replaces the prior."""
-        weight = EWMA_WEIGHT if self.calls else 1.0
+    def note(self, order: Order, usage: Usage, now_ns: int, duration_s: float, ttft_s: float | None) -> None:
+        """Take one answered call into the averages; the first replaces the prior, and so does the first for long."""
+        afresh = not self.is_fresh(now_ns)
+        weight = 1.0 if afresh else EWMA_WEIGHT
         self.call_s += weight * (duration_s - self.call_s)
         self.call_output_tokens += weight * (order.output_tokens_max - self.call_output_tokens)
+        self.speed.note(usage, duration_s, ttft_s, afresh=afresh)
+        self.answered_ns = now_ns
         self.calls += 1
+        self.input_tokens += usage.input_tokens
+        self.output_tokens += usage.output_tokens
+
+    def is_fresh(self, now_ns: int) -> bool:
+        """Tell whether anything was measured lately."""
+        return self.answered_ns is not None and now_ns - self.answered_ns < STALE_NS
 
 
 @dataclass(slots=True)
@@ -215,7 +228,7 @@ class AccountBook:
         scope, _meter = self._of(order.account, order.model)
         return scope.limiter.may_send(ticket, now_ns)
 
-    def succeed(
+    def succeed(  # noqa: PLR0913  what was used, and how long it took
         self,
         order: Order,
         ticket: str,
@@ -224,17 +237,16 @@ class AccountBook:
         now_ns: int,
         *,
         duration_s: float,
+        ttft_s: float | None = None,
     ) -> None:
-        """Settle a call that was answered."""
+        """Settle a call that was answered; ``ttft_s`` where it was streamed."""
         scope, meter = self._of(order.account, order.model)
         if observations:
             scope.limiter.correct_from_headers(ticket, [_observation(seen) for seen in observations], now_ns)
         used = Charge(requests=1, input_tokens=usage.input_tokens, output_tokens_max=usage.output_tokens)
         scope.limiter.settle(ticket, used, now_ns)
         meter.health.on_success(now_ns)
-        meter.note(order, duration_s)
-        meter.input_tokens += usage.input_tokens
-        meter.output_tokens += usage.output_tokens
+        meter.note(order, usage, now_ns, duration_s, ttft_s)
         self.dirty = True
 
     def fail(self, order: Order, ticket: str, error: UpstreamError, now_ns: int, wall_ns: int) -> None:
@@ -312,7 +324,11 @@ class AccountBook:
                 if limit.name in _KIND_OF_NAME
             ),
             cooldown_s=_seconds(cooldown_ns),
-            measured=meter.calls > 0,
+            # While somebody tries it again, what is known of it is good enough for the others.
+            measured=meter.calls > 0 and (load.in_flight > 0 or meter.is_fresh(now_ns)),
+            ttft_s=meter.speed.ttft_s,
+            tokens_per_s=meter.speed.tokens_per_s,
+            output_tokens=meter.speed.output_tokens,
             closed_s=_seconds(max(0, (load.opens_ns or now_ns) - now_ns)),
             call_s=meter.call_s,
             call_output_tokens=meter.call_output_tokens,
@@ -407,6 +423,8 @@ class AccountBook:
             in_flight=row.in_flight,
             cooldown_s=row.cooldown_s,
             last_error=meter.last_error,
+            ttft_s=row.ttft_s,
+            tokens_per_s=row.tokens_per_s,
             calls=meter.calls,
             input_tokens=meter.input_tokens,
             output_tokens=meter.output_tokens,

@@ -40,13 +40,19 @@ class LoadRow:
     cooldown_s: float
     """Seconds, at observation, until it serves again; 0 while it serves."""
     measured: bool = True
-    """False where no call was answered yet: ``call_s`` is a guess."""
+    """False where no call was answered yet, or none for long: the times below are a guess."""
     closed_s: float = 0.0
     """Seconds, at observation, before which not even the smallest call may start: a day or a window that is spent."""
     call_s: float
     """EWMA of a whole call's duration."""
     call_output_tokens: float
     """EWMA of what those calls were allowed to generate; a call allowed more is expected to take longer."""
+    ttft_s: float | None = None
+    """EWMA of the time to the first token; None until a stream was answered."""
+    tokens_per_s: float | None = None
+    """EWMA of the speed of generating after it (``speed``); None until measured."""
+    output_tokens: float = 0.0
+    """EWMA of what those calls generated at that speed."""
     error_rate: float
     """EWMA, 0 to 1."""
     context_tokens: int

@@ -88,8 +88,12 @@ def _capabilities(model: ModelInfo) -> list[str]:
 
 
 def _state(model: str, accounts: Sequence[tuple[str, str]], states: dict[tuple[str, str], LoadRow]) -> dict[str, Json]:
-    """Return how many accounts serve the model and how they fare, the best of them deciding."""
-    found = [row.state if (row := states.get((model, name))) else "healthy" for name, _ in accounts]
+    """Return how many accounts serve the model and how they fare, the best of those that do deciding."""
+    rows = [states.get((model, name)) for name, _ in accounts]
+    found = [row.state if row is not None else "healthy" for row in rows]
+    serving = [row for row in rows if row is not None and row.state == "healthy"]
+    ttfts = [row.ttft_s for row in serving if row.ttft_s is not None]
+    speeds = [row.tokens_per_s for row in serving if row.tokens_per_s is not None]
     healthy = found.count("healthy")
     if healthy:
         health = "healthy" if healthy == len(found) else "degraded"
@@ -102,4 +106,6 @@ def _state(model: str, accounts: Sequence[tuple[str, str]], states: dict[tuple[s
         "accounts": len(accounts),
         "accounts_healthy": healthy,
         "providers": list(dict.fromkeys(provider for _, provider in accounts)),
+        "ttft_s": round(min(ttfts), 3) if ttfts else None,
+        "tokens_per_s": round(max(speeds), 1) if speeds else None,
     }

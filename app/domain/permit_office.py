@@ -205,7 +205,15 @@ class PermitOffice:
     def _book_report(self, order: Order, report: PermitReport, now_ns: int, wall_ns: int) -> None:
         ticket = report.call_id
         if report.ending == "answered":
-            self._book.succeed(order, ticket, report.usage, report.observations, now_ns, duration_s=report.duration_s)
+            self._book.succeed(
+                order,
+                ticket,
+                report.usage,
+                report.observations,
+                now_ns,
+                duration_s=report.duration_s,
+                ttft_s=report.ttft_s,
+            )
         elif report.ending == "failed" and report.error is not None:
             self._book.fail(order, ticket, report.error, now_ns, wall_ns)
             self.epoch += report.error.kind in _EPOCH_ENDS

@@ -6,10 +6,11 @@ Words what ``routing`` decided and what ``outlook`` expects of each account; dec
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from app.domain.chat import Json
 from app.domain.load import LoadRow
-from app.domain.outlook import expected_finish_s, expected_start_s
+from app.domain.outlook import Prospect, expected_finish_s, expected_start_s, prospects
 from app.domain.placement import NEVER_S
 from app.domain.routed import Needs, Routed, call_cost_max
 from app.domain.routing import RoutingTable
@@ -27,8 +28,14 @@ def explain(
         needs: What the call needs.
         now_s: Monotonic seconds on the clock of the rows; None takes them as if just observed.
     """
-    load = {(row.model, row.account): row for row in rows}
-    candidates = [_candidate(table, routed, index, load, needs, now_s) for index in range(len(routed.candidates))]
+    load: dict[str, dict[str, LoadRow]] = {}
+    for row in rows:
+        load.setdefault(row.model, {})[row.account] = row
+    foreseen = prospects({name: tuple(known.values()) for name, known in load.items()}, needs.output_tokens_max)
+    candidates = [
+        _candidate(table, routed, index, _Load(load.get(name, {}), foreseen.get(name), now_s), needs)
+        for index, name in enumerate(candidate.model for candidate in routed.candidates)
+    ]
     return {
         "model": routed.wanted,
         "task_type": routed.task_type,
@@ -41,21 +48,21 @@ def explain(
     }
 
 
-def _candidate(
-    table: RoutingTable,
-    routed: Routed,
-    index: int,
-    load: Mapping[tuple[str, str], LoadRow],
-    needs: Needs,
-    now_s: float | None,
-) -> dict[str, Json]:
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """What is known of one model."""
+
+    rows: Mapping[str, LoadRow]
+    """By account."""
+    prospect: Prospect | None
+    now_s: float | None
+
+
+def _candidate(table: RoutingTable, routed: Routed, index: int, load: _Load, needs: Needs) -> dict[str, Json]:
     candidate = routed.candidates[index]
     info = table.model(candidate.model)
     cost = call_cost_max(info, needs)
-    accounts = [
-        _account(name, table.provider(candidate.model, name), load.get((candidate.model, name)), needs, now_s)
-        for name in candidate.accounts
-    ]
+    accounts = [_account(name, table.provider(candidate.model, name), load, needs) for name in candidate.accounts]
     if not routed.ordered:
         accounts.sort(key=_by_finish)
     return {
@@ -71,11 +78,12 @@ def _candidate(
     }
 
 
-def _account(name: str, provider: str, row: LoadRow | None, needs: Needs, now_s: float | None) -> dict[str, Json]:
+def _account(name: str, provider: str, load: _Load, needs: Needs) -> dict[str, Json]:
+    row, now_s = load.rows.get(name), load.now_s
     if row is None:
         return {"account": name, "provider": provider, "health": "unknown"}
     start_s = expected_start_s(row, needs.input_tokens, needs.output_tokens_max, now_s)
-    finish_s = expected_finish_s(row, needs.input_tokens, needs.output_tokens_max, now_s)
+    finish_s = expected_finish_s(row, needs.input_tokens, needs.output_tokens_max, now_s, prospect=load.prospect)
     return {
         "account": name,
         "provider": provider,
@@ -83,7 +91,9 @@ def _account(name: str, provider: str, row: LoadRow | None, needs: Needs, now_s:
         "in_flight": row.in_flight,
         "concurrency": row.concurrency,
         "error_rate": round(row.error_rate, 4),
-        "latency_s": round(row.call_s, 3),
+        "latency_s": round(row.call_s, 3) if row.measured else None,
+        "ttft_s": None if row.ttft_s is None else round(row.ttft_s, 3),
+        "tokens_per_s": None if row.tokens_per_s is None else round(row.tokens_per_s, 1),
         "expected_start_s": None if start_s >= NEVER_S else round(start_s, 3),
         "expected_finish_s": None if finish_s >= NEVER_S else round(finish_s, 3),
     }

@@ -18,7 +18,7 @@ from app.domain.errors import NotFoundError, RequestError
 from app.domain.gateway import AUTO, Caller, Candidate, RoutingWish
 from app.domain.health import BREAKER_ERROR_RATE
 from app.domain.load import LoadRow
-from app.domain.outlook import expected_finish_s, expected_start_s
+from app.domain.outlook import Prospect, expected_finish_s, expected_start_s, prospects
 from app.domain.placement import NEVER_S, PATIENCE_S
 from app.domain.routed import (
     COST_PARAM,
@@ -215,6 +215,9 @@ class RoutingTable:
         by_model: dict[str, dict[str, LoadRow]] = {}
         for row in rows:
             by_model.setdefault(row.model, {})[row.account] = row
+        foreseen = prospects(
+            {name: tuple(known.values()) for name, known in by_model.items()}, rules.needs.output_tokens_max
+        )
         excluded: list[Excluded] = []
         ranked: list[tuple[tuple[float, ...], Candidate, Group]] = []
         groups: tuple[tuple[Group, tuple[str, ...]], ...] = (
@@ -230,7 +233,9 @@ class RoutingTable:
                 candidate = self._admit(name, rules, excluded, known)
                 if candidate is None:
                     continue
-                score = self._score(candidate, rules, known, now_s) if group == "any other" else position
+                score: float = position
+                if group == "any other":
+                    score = self._score(candidate, rules, known, foreseen.get(name), now_s)
                 key = (
                     self._wished(candidate, rules.wish),
                     not _fits(self._models[name], rules.needs),
@@ -249,12 +254,21 @@ class RoutingTable:
             ordered=bool(rules.wish.order),
         )
 
-    def _score(self, candidate: Candidate, rules: _Rules, known: Mapping[str, LoadRow], now_s: float | None) -> float:
+    def _score(
+        self,
+        candidate: Candidate,
+        rules: _Rules,
+        known: Mapping[str, LoadRow],
+        prospect: Prospect | None,
+        now_s: float | None,
+    ) -> float:
         """Return what a candidate that no route names costs in time and money, in seconds; less is better."""
         info = self._models[candidate.model]
         tiny_s = NEVER_S if info.tier is Tier.TINY else 0.0
         finishes = [
-            expected_finish_s(known[name], rules.needs.input_tokens, rules.needs.output_tokens_max, now_s)
+            expected_finish_s(
+                known[name], rules.needs.input_tokens, rules.needs.output_tokens_max, now_s, prospect=prospect
+            )
             for name in candidate.accounts
             if name in known
         ]

@@ -36,6 +36,10 @@ class AccountView:
     """Calls finished since the actor started."""
     input_tokens: int = 0
     output_tokens: int = 0
+    ttft_s: float | None = None
+    """Average time to the first token; None until a stream was answered."""
+    tokens_per_s: float | None = None
+    """Average speed of generating after it; None until measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -234,6 +234,8 @@ class AccountOut(Strict):
     calls: int
     input_tokens: int
     output_tokens: int
+    ttft_s: float | None
+    tokens_per_s: float | None
 
 
 class AccountListOut(Strict):

@@ -68,6 +68,7 @@ _CHAT_USAGE = _object(
     {"prompt_tokens": _COUNT, "completion_tokens": _COUNT, "total_tokens": _COUNT},
 )
 _CHOICE = _object(("index", "message", "finish_reason"), {"index": _COUNT, "message": _FREE, "finish_reason": _text()})
+_MEASURED: Schema = {"type": ["number", "null"], "description": "Null until measured."}
 _MODEL_ROW = _object(
     ("id", "object", "created", "owned_by"),
     {
@@ -87,6 +88,8 @@ _MODEL_ROW = _object(
         "accounts": _COUNT,
         "accounts_healthy": _COUNT,
         "providers": _list(_text()),
+        "ttft_s": _MEASURED,
+        "tokens_per_s": _MEASURED,
     },
 )
 _MESSAGES_FIELDS: Schema = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.domain.account_state import NEVER_S, SECOND_NS, AccountBook, Decision, Ending
+from app.domain.account_state import NEVER_S, SECOND_NS, STALE_NS, AccountBook, Decision, Ending
 from app.domain.accounts import AccountSpec, ModelInfo, Provider
 from app.domain.calls import CallOrder
 from app.domain.chat import ChatRequest, Usage
@@ -171,3 +171,44 @@ def test_saved_states_continue_and_lost_ones_start_empty() -> None:
     fresh.configure([an_account(rpm=60)], model, {}, NOW, WALL)
 
     assert [admit(item, an_order("x")).start_in_s > 0.5 for item in (continued, lost, fresh)] == [True, True, False]
+
+
+def answered(book: AccountBook, now_ns: int, duration_s: float, ttft_s: float | None = None, tokens: int = 100) -> None:
+    """Make a call that is answered at ``now_ns``."""
+    order = an_order(f"c{now_ns}")
+    assert admit(book, order, now_ns).admitted
+    usage = Usage(input_tokens=5, output_tokens=tokens)
+    book.succeed(order, order.call_id, usage, (), now_ns, duration_s=duration_s, ttft_s=ttft_s)
+
+
+def test_row_and_view_show_what_was_measured() -> None:
+    """Streams show the first token; a call without output shows no speed."""
+    book = a_book(an_account())
+    answered(book, NOW, 1.0, tokens=0)
+    before = book.row("a", "m", NOW)
+    answered(book, NOW + 1, 2.5, ttft_s=0.5)
+    after, (view,) = book.row("a", "m", NOW + 1), book.views(NOW + 1)
+
+    assert before is not None
+    assert after is not None
+    assert (before.measured, before.ttft_s, before.tokens_per_s) == (True, None, None)
+    assert (after.ttft_s, after.tokens_per_s) == (view.ttft_s, view.tokens_per_s) == (0.5, 50.0)
+
+
+def test_account_that_nobody_asked_for_long_is_tried_again_by_one_call() -> None:
+    """It may have been slow but once; while one call tries it, what is known holds for the others."""
+    book = a_book(an_account())
+    answered(book, NOW, 60.0)
+    later = NOW + STALE_NS
+    stale = book.row("a", "m", later)
+    assert admit(book, an_order("trial"), later).admitted
+    tried = book.row("a", "m", later)
+    usage = Usage(input_tokens=5, output_tokens=10)
+    book.succeed(an_order("trial"), "trial", usage, (), later, duration_s=1.0)
+    known = book.row("a", "m", later)
+
+    assert stale is not None
+    assert tried is not None
+    assert known is not None
+    assert (stale.measured, tried.measured, known.measured) == (False, True, True)
+    assert (tried.call_s, known.call_s) == (60.0, 1.0)

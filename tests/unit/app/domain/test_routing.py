@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -373,6 +374,47 @@ def test_outlook_agrees_with_placement(
         assert expected_finish_s(only, *sizes, 50.0 + age_s) == pytest.approx(decision.finish_in_s)
     else:
         assert expected_finish_s(only, *sizes, 50.0 + age_s) == NEVER_S
+
+
+def test_auto_prefers_the_quicker_of_two_models_that_no_route_names() -> None:
+    """Of equal price: the one that answers this call first, by first token and speed; an untried one is tried."""
+    accounts = tuple(
+        AccountSpec(name=name, provider=Provider.OPENAI, models=((model, model),))
+        for name, model in (("one", "a"), ("two", "b"))
+    )
+    table = RoutingTable(replace(orchestra(), models=(info("a"), info("b")), accounts=accounts, routes=()))
+    slow = row("one", "a", ttft_s=0.2, tokens_per_s=10.0, output_tokens=100.0)
+    quick = row("two", "b", ttft_s=1.0, tokens_per_s=100.0, output_tokens=100.0)
+
+    def first(*rows: LoadRow) -> str:
+        return models_of(table.route("auto", ANY, caller=ANONYMOUS, needs=SMALL, rows=rows))[0]
+
+    assert first(slow, quick) == "b"
+    assert first(replace(slow, measured=False), quick) == "a"
+    assert first(replace(slow, measured=False, in_flight=1), quick) == "b"
+
+
+def test_explain_and_the_list_of_models_show_measured_speeds() -> None:
+    """What is not measured is null, never a number."""
+    quick = row("one", "flash", ttft_s=0.25, tokens_per_s=80.0, output_tokens=100.0)
+    rows = [quick, row("two", "flash", measured=False)]
+    found = TABLE.survey("flash", ANY, caller=ANONYMOUS, needs=SMALL, rows=rows)
+    candidates = explain(TABLE, found, rows, SMALL)["candidates"]
+
+    assert isinstance(candidates, list)
+    assert isinstance(candidates[0], dict)
+    accounts = candidates[0]["accounts"]
+    assert isinstance(accounts, list)
+    shown = {each["account"]: each for each in accounts if isinstance(each, dict)}
+    assert (shown["one"]["ttft_s"], shown["one"]["tokens_per_s"], shown["one"]["expected_finish_s"]) == (
+        0.25,
+        80.0,
+        1.5,
+    )
+    assert (shown["two"]["ttft_s"], shown["two"]["tokens_per_s"], shown["two"]["latency_s"]) == (None, None, None)
+    entries = {entry["id"]: entry for entry in describe_models(orchestra(), rows, ANONYMOUS)}
+    assert (entries["flash"]["ttft_s"], entries["flash"]["tokens_per_s"]) == (0.25, 80.0)
+    assert (entries["mini"]["ttft_s"], entries["mini"]["tokens_per_s"]) == (None, None)
 
 
 def test_explain_says_who_and_why() -> None:
