@@ -19,8 +19,9 @@ FaultKind = Literal[
     "http_400", "http_401", "http_402", "http_403", "http_404", "http_413", "http_429", "http_500", "http_503",
     "http_504", "http_529", "cut_stream", "cut_before_first", "reset", "hang", "garbage_json", "blank_content",
     "slow_drip", "truncated_json", "stall", "error_event", "bill_then_500", "accept_then_drop", "think_tags",
-    "prose_json",
+    "prose_json", "dead_key", "no_balance", "too_long", "slow_first", "duplicate", "no_resources",
 ]  # fmt: skip
+BillOnDisconnect = Literal["all", "partial", "as_provider"]
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -148,7 +149,7 @@ class Fault(Section):
     quota_id: str | None = None
     """Gemini's quotaId; for OpenAI the error code, unless it contains ``PerDay``."""
     seconds: Annotated[float, Field(gt=0)] | None = None
-    """Length of ``hang`` and ``stall`` (default: for ever), pause of ``slow_drip`` (default: 1)."""
+    """Length of ``hang`` and ``stall`` (default: for ever), pause of ``slow_drip`` (1) and ``slow_first`` (5)."""
 
     @field_validator("retry_after")
     @classmethod
@@ -250,7 +251,8 @@ class SimulatorConfig(Section):
     replies: tuple[ReplyRule, ...] = ()
     default_reply: Literal["lorem", "echo", "schema"] = "schema"
     deepseek_keepalive: bool = False
-    bill_on_disconnect: Literal["all", "partial"] = "partial"
+    bill_on_disconnect: BillOnDisconnect = "partial"
+    """``as_provider``: partial for streams of OpenAI and Anthropic, all for those of Gemini and for whole answers."""
     log_rows_max: Annotated[int, Field(ge=0)] = 100_000
 
     @model_validator(mode="after")

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Literal
 
 from app.simulator.books import Outcome
-from app.simulator.config import Fault, FaultKind
+from app.simulator.config import BillOnDisconnect, Fault, FaultKind
 from app.simulator.connection import ClientGone, Connection
-from app.simulator.exchange import Piece, Plan, Refusal, StreamEncoder, Wire, pieces
+from app.simulator.exchange import Piece, Plan, Refusal, RefusalKind, StreamEncoder, Wire, pieces
 from app.simulator.faults import status_of
 
 KEEP_ALIVE_EVERY_S = 0.5
+SLOW_FIRST_S = 5.0
 _CLIENT_LEFT, _DROPPED = 499, 0
+_REFUSED: dict[FaultKind, RefusalKind] = {"dead_key": "auth", "no_balance": "no_balance", "too_long": "context"}
+"""Faults that are a provider's own refusals, in its own words."""
 _MID_STREAM: frozenset[FaultKind] = frozenset({"cut_stream", "error_event", "stall", "garbage_json"})
 
 
@@ -29,7 +31,7 @@ class Order:
     plan: Plan
     fault: Fault | None
     headers: dict[str, str]
-    bill_on_disconnect: Literal["all", "partial"]
+    bill_on_disconnect: BillOnDisconnect
     body: bytes | None = None
     """A ready body, where the answer is no chat."""
 
@@ -54,7 +56,7 @@ class Delivery:
         except ClientGone:
             self._cancelled = True
             self._status = _CLIENT_LEFT
-            if self._input and self._order.bill_on_disconnect == "all":
+            if self._input and self._goes_on():
                 self._generated = self._plan.output_tokens
 
     def outcome(self) -> Outcome:
@@ -69,7 +71,7 @@ class Delivery:
 
     async def _deliver(self) -> None:
         status = None if self._kind is None else status_of(self._kind)
-        if status is not None:
+        if status is not None or self._kind in _REFUSED:
             await self._fail(status)
             return
         if self._kind == "reset":
@@ -90,6 +92,8 @@ class Delivery:
     async def _queue(self) -> None:
         """Wait until the first byte is due."""
         left = self._plan.latency_s
+        if self._kind == "slow_first":
+            left += self._seconds(SLOW_FIRST_S) or 0.0
         if not self._plan.profile.deepseek_keepalive:
             if left > 0:
                 await self._connection.pause(left)
@@ -114,6 +118,8 @@ class Delivery:
         half = len(body) // 2
         if self._kind == "garbage_json":
             body = body[:half] + b"<html>502</html>"
+        elif self._kind == "duplicate":
+            body += body
         if not self._connection.started:
             await self._start(None, length=len(body))
         match self._kind:
@@ -151,7 +157,8 @@ class Delivery:
                     return
             await self._send(encoder, piece)
             sent += 1 if piece.tokens else 0
-        await self._connection.end(encoder.close())
+        closing = encoder.close()
+        await self._connection.end(closing * 2 if self._kind == "duplicate" else closing)
 
     async def _send(self, encoder: StreamEncoder, piece: Piece) -> None:
         if self._kind == "slow_drip":
@@ -159,6 +166,8 @@ class Delivery:
         if piece.tokens:
             await self._generate(piece.tokens)
         data = encoder.piece(piece)
+        if piece.kind == "finish" and self._kind == "duplicate":
+            data *= 2
         if data:
             await self._connection.write(data)
 
@@ -206,10 +215,13 @@ class Delivery:
         kind = "application/json" if stream is None else stream.media_type
         await self._connection.start(200, {"content-type": kind, **self._order.headers}, length=length)
 
-    async def _fail(self, status: int) -> None:
+    async def _fail(self, status: int | None) -> None:
         """Answer with an error; if the head is out already (keep-alives), its body comes under status 200."""
         plan, fault = self._plan, self._order.fault
-        refusal = Refusal("fault", f"Simulated {self._kind}.", status=status)
+        kind = "fault" if self._kind is None else _REFUSED.get(self._kind, "fault")
+        refusal = Refusal(kind, f"Simulated {self._kind}.", status=status)
+        if kind == "context":
+            refusal.limit = max(1, plan.request.input_tokens - 1)
         if fault is not None:
             refusal.retry_after = None if fault.retry_after is None else str(fault.retry_after)
             refusal.quota_id = fault.quota_id
@@ -221,6 +233,13 @@ class Delivery:
             return
         self._status = answer.status
         await self._connection.answer(answer)
+
+    def _goes_on(self) -> bool:
+        """Whether the provider finishes, and bills, what its client has left."""
+        billed = self._order.bill_on_disconnect
+        if billed == "as_provider":
+            return self._order.wire.format == "gemini" or not self._plan.request.stream
+        return billed == "all"
 
     async def _drop(self, *, reset: bool = False) -> None:
         self._status = _DROPPED

@@ -13,8 +13,9 @@ from app.simulator.exchange import ChatRequest, Choice, Plan
 from app.simulator.tokens import filler_text
 
 FAILING: frozenset[FaultKind] = frozenset(
-    {"cut_stream", "cut_before_first", "reset", "garbage_json", "error_event", "bill_then_500", "accept_then_drop"}
-)
+    {"cut_stream", "cut_before_first", "reset", "garbage_json", "error_event", "bill_then_500", "accept_then_drop",
+     "dead_key", "no_balance", "too_long", "no_resources"}
+)  # fmt: skip
 """Faults after which the client has no usable answer, beside the ``http_`` ones."""
 
 _THOUGHT_TOKENS = 20
@@ -78,6 +79,7 @@ def altered(plan: Plan, kind: FaultKind) -> Plan:
         "truncated_json": _truncated,
         "think_tags": _thinking_aloud,
         "prose_json": _in_prose,
+        "no_resources": _interrupted,
     }.get(kind)
     if change is None:
         return plan
@@ -92,6 +94,11 @@ def _truncated(choice: Choice) -> Choice:
     """Half of the content, with a finish reason that claims it is whole."""
     calls = tuple(replace(call, arguments=call.arguments[: len(call.arguments) // 2]) for call in choice.tool_calls)
     return replace(choice, text=choice.text[: (len(choice.text) + 1) // 2], tool_calls=calls)
+
+
+def _interrupted(choice: Choice) -> Choice:
+    """Half of the content, as DeepSeek ends when it runs out of machines."""
+    return replace(_truncated(choice), finish="insufficient_system_resource")
 
 
 def _thinking_aloud(choice: Choice) -> Choice:

@@ -210,6 +210,74 @@ def test_stalls_and_drips_arrive_whole_and_late(sim: Sim) -> None:
     assert sim.settled()["completed"] == 2
 
 
+def test_refusals_come_in_the_provider_s_own_words(sim: Sim) -> None:
+    """A dead key is 401, at Gemini 400; what is too long names the length."""
+    sim.control(faults=[{"kind": "dead_key", "first": 3}, {"kind": "no_balance", "first": 1}, {"kind": "too_long"}])
+    with pytest.raises(openai.AuthenticationError):
+        ask_openai(sim)
+    with pytest.raises(anthropic.AuthenticationError):
+        ask_anthropic(sim)
+    with pytest.raises(errors.ClientError, match="API key not valid"):
+        ask_gemini(sim)
+    with pytest.raises(openai.RateLimitError) as poor:
+        ask_openai(sim)
+    with pytest.raises(openai.BadRequestError) as long:
+        ask_openai(sim)
+    with pytest.raises(anthropic.BadRequestError, match="prompt is too long"):
+        ask_anthropic(sim)
+
+    total = sim.settled()
+    assert (poor.value.code, long.value.code) == ("insufficient_quota", "context_length_exceeded")
+    assert (total["billed_requests"], total["completed"]) == (0, 0)
+
+
+def test_answer_that_comes_twice_is_billed_once(sim: Sim) -> None:
+    """The end of a stream twice, a body twice."""
+    sim.control(faults=[{"kind": "duplicate"}])
+    url, headers = f"{sim.url}/v1/chat/completions", {"authorization": f"Bearer {KEY}"}
+    body = {"model": "m", "messages": HELLO, "max_tokens": 4}
+    whole = HTTP.post(url, json=body, headers=headers).content
+    stream = HTTP.post(url, json={**body, "stream": True}, headers=headers).text
+
+    assert whole[: len(whole) // 2] == whole[len(whole) // 2 :]
+    assert stream.count("[DONE]") == stream.count('"finish_reason":"length"') == 2
+    assert sim.settled()["billed_output_tokens"] == 8
+
+
+def test_answer_may_begin_late_or_end_for_want_of_machines(sim: Sim) -> None:
+    """A first byte after a while; DeepSeek's own reason to end half way."""
+    sim.control(faults=[{"kind": "slow_first", "seconds": 0.5, "first": 1}, {"kind": "no_resources"}])
+    begun = time.monotonic()
+    late = ask_openai(sim, max_tokens=8)
+    late_s = time.monotonic() - begun
+    half = ask_openai(sim, max_tokens=8)
+
+    assert late_s >= 0.5
+    assert (late.usage.completion_tokens, half.usage.completion_tokens) == (8, 4)
+    assert half.choices[0].finish_reason == "insufficient_system_resource"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_client_that_leaves_is_billed_as_its_provider_does(sim: Sim, stream: bool) -> None:
+    """Gemini finishes what is left; OpenAI does where it is not streamed."""
+    profile = {**BASE["profile"], "latency": {"mean_s": 5.0}, "output_tokens": {"mean": 50}}
+    sim.control(bill_on_disconnect="as_provider", profile=profile)
+    parts = [{"role": "user", "parts": [{"text": "hello"}]}]
+    verb = "streamGenerateContent?alt=sse" if stream else "generateContent"
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/chat/completions", {"model": "m", "messages": HELLO, "stream": stream}),
+        (f"/v1beta/models/m:{verb}", {"contents": parts}),
+    ]
+    billed = []
+    for path, body in calls:
+        headers = {"authorization": f"Bearer {KEY}", "x-goog-api-key": KEY}
+        with pytest.raises(httpx.ReadTimeout):
+            HTTP.post(f"{sim.url}{path}", json=body, headers=headers, timeout=0.5)
+        billed.append(sim.settled()["billed_output_tokens"] - sum(billed))
+
+    assert billed == [0 if stream else 50, 50]
+
+
 @pytest.mark.parametrize(("billing", "least", "most"), [("partial", 3, 60), ("all", 100, 100)])
 def test_client_that_leaves_a_stream_stops_it(sim: Sim, billing: str, least: int, most: int) -> None:
     """Generation ends within moments of the departure; the bill is the setting's."""
