@@ -69,6 +69,7 @@ class HttpAdapter:
         call = self._wire.encode(request, stream=True)
         self._depart()
         try:
+            timeout_s = min(timeout_s, self._account.timeout_s)
             async with self._exchange.stream(call, timeout_s=timeout_s, idle_timeout_s=idle_timeout_s) as stream:
                 await self._refuse(stream)
                 observations = read_observations(stream.headers, now_s=time.time())
@@ -176,7 +177,7 @@ class HttpAdapter:
     async def _fetch(self, call: WireCall, timeout_s: float) -> HttpReply:
         self._depart()
         try:
-            return await self._exchange.fetch(call, timeout_s=timeout_s)
+            return await self._exchange.fetch(call, timeout_s=min(timeout_s, self._account.timeout_s))
         finally:
             self._arrive()
 
