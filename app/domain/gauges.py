@@ -129,3 +129,10 @@ def _continue(gauge: Gauge, saved: GaugeState, elapsed_ns: int, now_ns: int) -> 
         for leaves_in_ns, amount in saved.entries:
             if leaves_in_ns > elapsed_ns:
                 gauge.charge_foreign(amount, now_ns, leaves_in_ns - elapsed_ns)
+
+
+def level_of(gauge: Gauge, now_ns: int) -> tuple[int, int]:
+    """Return what may start at once, now and at best, in requests or tokens."""
+    if isinstance(gauge, TokenBucket):
+        return gauge.level_at(now_ns) // MINUTE_NS, gauge.capacity_parts // MINUTE_NS
+    return gauge.limit - gauge.used(now_ns), gauge.limit

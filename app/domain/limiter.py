@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from app.domain.buckets import Hold, TokenBucket
-from app.domain.gauges import FULL_PPM, Gauge, Gauges
+from app.domain.gauges import FULL_PPM, Gauge, Gauges, level_of
 from app.domain.limiter_state import LimiterState
 from app.domain.limits import MINUTE_NS, RATE_NAMES, Charge, LimitName, LimitSpec, RateName
 from app.domain.observed import Mark, Observation, UseLedger
@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 DEFAULT_RETRY_NS = 1_000_000_000
+SPARE_MAX = 1_000_000
 SMALLEST = Charge(requests=1)
 
 Binding = LimitName | Literal["cooldown"]
@@ -319,12 +320,10 @@ class Limiter:
         now_ns = self._tick(now_ns)
         limits: list[LimitLoad] = []
         for name, gauge in self._gauges.by_name.items():
-            used = gauge.used(now_ns)
-            if isinstance(gauge, TokenBucket):
-                level, capacity = gauge.level_at(now_ns) // MINUTE_NS, gauge.capacity_parts // MINUTE_NS
-            else:
-                level, capacity = gauge.limit - used, gauge.limit
-            limits.append(LimitLoad(name=name, limit=gauge.limit, used=used, level=level, capacity=capacity))
+            level, capacity = level_of(gauge, now_ns)
+            limits.append(
+                LimitLoad(name=name, limit=gauge.limit, used=gauge.used(now_ns), level=level, capacity=capacity)
+            )
         for counted, limit, used in self._counters():
             limits.append(LimitLoad(name=counted, limit=limit, used=used, level=limit - used, capacity=limit))
         return LimiterLoad(
@@ -334,6 +333,19 @@ class Limiter:
             cooldown_until_ns=self._cooldown_ns,
             limits=tuple(limits),
         )
+
+    def spare(self, charge: Charge, now_ns: int) -> int:
+        """Return how many such charges may come one after another, each with half of every minute's limit left."""
+        now_ns = self._tick(now_ns)
+        slots = self._slots()
+        count = SPARE_MAX if slots is None else slots // 2 - self._in_flight + 1
+        for name, gauge in self._gauges.by_name.items():
+            amount, (level, capacity) = charge.of(name), level_of(gauge, now_ns)
+            if level * 2 < capacity:
+                return 0
+            if amount:
+                count = min(count, (level * 2 - capacity) // (amount * 2) + 1)
+        return max(0, count)
 
     def snapshot(self, now_ns: int, wall_ns: int) -> LimiterState:
         """Return what must survive a restart; what is unsettled counts as used."""
