@@ -7,6 +7,7 @@ limiter. One per replica; any number may run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Coroutine
@@ -33,6 +34,8 @@ from app.services.roster import SnapshotRoster
 WATCH_WAIT_S = 10.0
 RECONNECT_S = 0.5
 KNOWN_WAIT_S = 30.0
+CLOSE_S = 3.0
+"""A host that does not take the last message within this settles by itself what we held, after a silence."""
 RETRIES_FLOOR = 10
 """Retries a minute that a quiet replica may always make."""
 
@@ -161,11 +164,20 @@ class GatewayLease:
         return self._gateway
 
     async def aclose(self) -> None:
-        """Give every permit back."""
-        for task in list(self._background):
+        """Give every permit back and say what is unsaid.
+
+        The replica's requests have ended before. Takes ``CLOSE_S`` at most.
+        """
+        background = list(self._background)
+        for task in background:
             task.cancel()
-        if self._desk is not None and self._gate is not None:
-            await asyncio.gather(self._desk.aclose(), self._gate.aclose(), return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await asyncio.gather(*background, return_exceptions=True)
+                if self._gateway is not None:
+                    await self._gateway.aclose()
+                if self._desk is not None and self._gate is not None:
+                    await asyncio.gather(self._desk.aclose(), self._gate.aclose(), return_exceptions=True)
 
     async def _watch_directory(self) -> None:
         version = -1
@@ -219,14 +231,23 @@ class GatewayLease:
 
 
 class OneLease:
-    """A replica's lease, taken at the first request: there is no event loop before."""
+    """A replica's lease: taken at the first request, given back when the replica ends."""
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
         self._lease: GatewayLease | None = None
+        self._closed = False
 
     async def gateway(self) -> Gateway:
-        """See ``GatewayLease.gateway``."""
+        """See ``GatewayLease.gateway``; nobody gets one from a replica that has ended."""
+        if self._closed:
+            raise CapacityError("this replica has ended", retry_after_s=1.0)
         if self._lease is None:
             self._lease = GatewayLease(self._namespace)
         return await self._lease.gateway()
+
+    async def aclose(self) -> None:
+        """See ``GatewayLease.aclose``."""
+        self._closed = True
+        if self._lease is not None:
+            await self._lease.aclose()

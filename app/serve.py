@@ -10,12 +10,12 @@ import asyncio
 import contextlib
 import logging
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve import Application
@@ -29,7 +29,8 @@ from app import settings
 from app.domain.accounts import Orchestra
 from app.domain.errors import GatewayError
 from app.domain.ports import Desk
-from app.http.app import build_app
+from app.http.app import build_door
+from app.http.gateway.mount import FrontDoor
 from app.listen_address import check_free
 from app.ready_file import ReadyFile
 from app.storage.data_dir import require_free
@@ -37,8 +38,13 @@ from app.storage.data_dir import require_free
 APPLICATION = "tutti"
 DRAIN_TIMEOUT_S = 20.0
 """From the signal to the end: open requests first, then calls under way at the providers."""
-DOOR_SHARE_S = 6.0
-CALLS_SHARE_S = 10.0
+DOOR_SHARE_S = 9.0
+CALLS_SHARE_S = 8.0
+PROXY_SHARE_S = 3.0
+REPLICA_DRAIN_S = DEADLINE_MAX_S + 30.0
+"""A replica that is replaced or not needed any more keeps its open requests for so long, but ends with the last of
+them: no call takes longer. ``graceful_shutdown_timeout_s`` in serve_config.yaml says otherwise."""
+DRAIN_LOOK_S = 0.2
 REQUESTS_AT_ONCE = 1_000
 """Open requests per replica; long event streams count."""
 
@@ -49,11 +55,13 @@ def door(namespace: str) -> type[Any]:
     """Return the Serve deployment class whose replicas answer HTTP for the actors in ``namespace``."""
 
     # A builder, not an application: a FastAPI application does not survive pickling.
-    def build_door() -> FastAPI:
+    def build_asgi() -> FrontDoor:
         lease = OneLease(namespace)
-        return build_app(lambda: DeskHandle(namespace), version=version("tutti"), gateway=lease.gateway)
+        return build_door(
+            lambda: DeskHandle(namespace), version=version("tutti"), gateway=lease.gateway, on_end=lease.aclose
+        )
 
-    @serve.ingress(build_door)
+    @serve.ingress(build_asgi)
     class Door:
         """One HTTP replica; keeps nothing that is not elsewhere, so any number may run and any may die."""
 
@@ -72,7 +80,8 @@ def application(namespace: str) -> Application:
         num_replicas=1,
         max_ongoing_requests=REQUESTS_AT_ONCE,
         ray_actor_options={"num_cpus": 0},
-        graceful_shutdown_timeout_s=DOOR_SHARE_S,
+        graceful_shutdown_timeout_s=REPLICA_DRAIN_S,
+        graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )(door(namespace))
     return deployment.bind()
@@ -144,7 +153,7 @@ async def serve_until_signal(orchestra: Orchestra, *, host: str, port: int, on_p
         on_progress(f"draining (at most {DRAIN_TIMEOUT_S:g} s); a second signal ends at once")
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
-        await _within(asyncio.to_thread(serve.shutdown), DOOR_SHARE_S)
+        await _end_http()
 
 
 def serve_forever(orchestra: Orchestra, host: str, port: int, on_progress: Progress) -> None:
@@ -161,6 +170,18 @@ def _start_http(host: str, port: int) -> None:
         # Between the first look and Serve's own bind lie seconds: somebody may have taken the port meanwhile.
         check_free(host, port)
         raise
+
+
+async def _end_http() -> None:
+    """Let open requests end, then end Serve: its own shutdown would end HAProxy first, and cut them all."""
+    until_s = time.monotonic() + DOOR_SHARE_S
+    with contextlib.suppress(RayError):
+        await asyncio.to_thread(serve.delete, APPLICATION, _blocking=False)
+        while time.monotonic() < until_s:
+            if APPLICATION not in (await asyncio.to_thread(serve.status)).applications:
+                break
+            await asyncio.sleep(DRAIN_LOOK_S)
+    await _within(serve.shutdown_async(), PROXY_SHARE_S)
 
 
 async def _within(work: Awaitable[object], seconds: float) -> None:

@@ -5,14 +5,15 @@ Knows neither Ray nor where the desk comes from; ``app/serve.py`` puts it behind
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from fastapi import FastAPI
 
 from app.domain.ports import Desk
 from app.http import errors, health, operations, projects
 from app.http.gateway.door import GatewayFactory
-from app.http.gateway.mount import mount
+from app.http.gateway.mount import FrontDoor, mount
 from app.http.limits import HttpLimits
 
 DESCRIPTION = """Tutti takes a project request, plans it as a graph of tasks, plays them on all the LLM accounts it has,
@@ -25,29 +26,45 @@ def build_app(
     desk_factory: Callable[[], Desk],
     *,
     version: str,
-    gateway: GatewayFactory | None = None,
     limits: HttpLimits | None = None,
+    on_end: Callable[[], Awaitable[None]] | None = None,
 ) -> FastAPI:
     """Build the app.
 
     Args:
         desk_factory: Called once, at the first request, on the app's event loop.
         version: What /healthz and the OpenAPI document say.
-        gateway: Gives the gateway of this process; None leaves its routes out.
         limits: Bounds of what is let in.
+        on_end: Awaited when the server ends, after its last request.
 
     The app does not pickle: FastAPI keeps a lock in it, and Starlette's state cannot be loaded again. Ray Serve takes a
-    function that calls this one, ``serve.ingress(lambda: build_app(...))``, and calls it on each replica.
+    function that calls this one, ``serve.ingress(lambda: build_door(...))``, and calls it on each replica.
     """
-    app = FastAPI(title="Tutti", version=version, description=DESCRIPTION, redoc_url=None)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        if on_end is not None:
+            await on_end()
+
+    app = FastAPI(title="Tutti", version=version, description=DESCRIPTION, redoc_url=None, lifespan=lifespan)
     app.state.desk = _Once(desk_factory)
     app.state.limits = limits or HttpLimits()
     errors.install(app)
     for router in (projects.router, operations.router, health.router):
         app.include_router(router)
-    if gateway is not None:
-        mount(app, gateway)
     return app
+
+
+def build_door(
+    desk_factory: Callable[[], Desk],
+    *,
+    version: str,
+    gateway: GatewayFactory,
+    on_end: Callable[[], Awaitable[None]] | None = None,
+) -> FrontDoor:
+    """Return the app with the gateway of this process in front; the rest as ``build_app``."""
+    return mount(build_app(desk_factory, version=version, on_end=on_end), gateway)
 
 
 class _Once:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from fastapi import FastAPI
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.http.errors import error_body
@@ -20,7 +21,7 @@ from app.http.gateway.routes import answering, count_message_tokens, embed, expl
 
 
 class HotPaths:
-    """ASGI middleware that answers the chat routes itself; everything else goes on to the app."""
+    """Answers the chat routes itself; everything else goes on to the app."""
 
     def __init__(self, app: ASGIApp, doors: Mapping[str, ChatDoor]) -> None:
         self._app = app
@@ -37,14 +38,45 @@ class HotPaths:
             await _not_offered(scope["method"], scope["path"])(scope, receive, send)
 
 
+class _HotRoute:
+    """A hot path as Ray Serve looks for it when it names a request in its metrics."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """See ``starlette.routing.BaseRoute``."""
+        return (Match.FULL, {}) if scope.get("path") == self.path else (Match.NONE, {})
+
+
+class FrontDoor:
+    """The whole HTTP application: the hot paths before the framework and its layers, which cost a tenth of a call.
+
+    Args:
+        app: Everything but the hot paths.
+        doors: The hot paths.
+        gateway: Knows the configured web origins.
+    """
+
+    def __init__(self, app: FastAPI, doors: Mapping[str, ChatDoor], gateway: GatewayFactory) -> None:
+        self._entry = Cors(HotPaths(app, doors), gateway)
+        self.router = app.router
+        self.routes = [*map(_HotRoute, doors), *app.routes]
+        """Ray Serve names requests by them."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await self._entry(scope, receive, send)
+
+
 def _not_offered(method: str, path: str) -> JSONResponse:
     message = f"{method} is not offered at {path!r}."
     body = error_body("method_not_allowed_error", message, param=None, remedy="Use POST.")
     return JSONResponse(body, status_code=405, headers={"allow": "POST"})
 
 
-def mount(app: FastAPI, gateway: GatewayFactory) -> None:
-    """Add the gateway to ``app``.
+def mount(app: FastAPI, gateway: GatewayFactory) -> FrontDoor:
+    """Return ``app`` with the gateway.
 
     Args:
         app: Without middleware of its own yet.
@@ -60,8 +92,6 @@ def mount(app: FastAPI, gateway: GatewayFactory) -> None:
         "/v1/responses": ChatDoor(gateway, OpenAIResponses(), keys),
     }
     app.add_middleware(KeyNeeded, gateway=gateway, keys=keys)
-    app.add_middleware(HotPaths, doors=doors)
-    app.add_middleware(Cors, gateway=gateway)
     for prefix in ("/v1", "/api/v1"):
         app.add_api_route(f"{prefix}/models", answering(list_models), **_get("ModelList"))
         one = _get("Model", path="model", statuses=(404,))
@@ -74,6 +104,7 @@ def mount(app: FastAPI, gateway: GatewayFactory) -> None:
     endpoint = answering(count_message_tokens, messages)
     app.add_api_route("/v1/messages/count_tokens", endpoint, methods=["POST"], tags=[openapi.TAG], **counting)
     openapi.install(app)
+    return FrontDoor(app, doors, gateway)
 
 
 def _get(answer: str, *, path: str | None = None, statuses: tuple[int, ...] = ()) -> openapi.Object:
