@@ -8,7 +8,7 @@ from __future__ import annotations
 from app.domain.buckets import TokenBucket
 from app.domain.limiter_state import GaugeState, LimiterState
 from app.domain.limits import MINUTE_NS, RATE_NAMES, LimitSpec, RateName
-from app.domain.windows import SlidingWindow
+from app.domain.windows import SlidingWindow, StartWindow
 
 FULL_PPM = 1_000_000
 CUT_PPM = 700_000
@@ -116,7 +116,7 @@ class Gauges:
     def _new(self, limit: int, now_ns: int) -> Gauge:
         if self._spec.window == "bucket":
             return TokenBucket(limit, burst_ms=self._spec.burst_ms, now_ns=now_ns)
-        return SlidingWindow(limit)
+        return SlidingWindow(limit) if self._spec.counted_from == "answer" else StartWindow(limit)
 
 
 def _continue(gauge: Gauge, saved: GaugeState, elapsed_ns: int, now_ns: int) -> None:

@@ -35,6 +35,9 @@ class LimitSpec:
     burst_ms: int = 1_000
     """What may be sent at once, as milliseconds of the steady rate; at least one request."""
     window: Literal["bucket", "sliding"] = "bucket"
+    counted_from: Literal["answer", "start"] = "answer"
+    """Sliding: whether a call counts for a minute after its answer, because nobody knows when the provider counted it,
+    or after its start, because we are who counts."""
     charge: Literal["max_tokens", "used"] = "max_tokens"
     """Whether the provider counts ``max_tokens`` or what was generated."""
 
@@ -45,6 +48,11 @@ class LimitSpec:
                 raise ValueError(f"{name} is {limit!r}; use a positive whole number, or null for unlimited")
         if self.burst_ms < 0:
             raise ValueError(f"burst_ms is {self.burst_ms!r}; use 0 or more")
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether nothing is limited, however it would be counted."""
+        return self.rpm is self.tpm is self.itpm is self.otpm is self.rpd is self.concurrency is None
 
     def rate(self, name: RateName) -> int | None:
         """Return the limit per minute of that name."""

@@ -12,6 +12,7 @@ from app.domain.accounts import AccountSpec, CacheSpec, GatewaySpec, ModelInfo, 
 from app.domain.callers import CallerSpec
 from app.domain.gateway import Caller
 from app.domain.limits import LimitSpec
+from app.settings.gateway_schema import KeyLimitsSection
 from app.settings.model_table import ModelTable, Serving, describe_model
 from app.settings.provider_defaults import EMBEDDED_CONCURRENCY
 from app.settings.references import Offer
@@ -117,13 +118,20 @@ def _limits(base: LimitsSection, override: LimitsSection | None, concurrency_def
     return LimitSpec(**given, burst_ms=round(burst_s * 1_000))
 
 
+def _caller_limits(section: KeyLimitsSection) -> LimitSpec:
+    """Return limits that we count ourselves; who says how much may come at once wants a bucket."""
+    limits = replace(_limits(section, None, None), counted_from="start")
+    bucket = "burst_s" in section.model_fields_set and "window" not in section.model_fields_set
+    return replace(limits, window="bucket") if bucket else limits
+
+
 def _callers(file: ConfigurationFile, find: Find) -> tuple[CallerSpec, ...]:
     """Return the gateway's keys; aliases among the models they may use are resolved."""
     return tuple(
         CallerSpec(
             caller=Caller(
                 name=section.name,
-                limits=_limits(section.limits, None, None),
+                limits=_caller_limits(section.limits),
                 # A name that nobody serves stays: an empty list would allow everything.
                 allowed_models=tuple(dict.fromkeys(find(name) or name for name in section.allowed_models)),
                 service_class=section.service_class,

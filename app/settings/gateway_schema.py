@@ -12,6 +12,7 @@ from pydantic import BeforeValidator
 from app.domain.gateway import ServiceClass
 from app.settings.fields import (
     EMPTY_IF_NULL,
+    Burst,
     Classifier,
     GatewayKey,
     KeyHash,
@@ -37,6 +38,20 @@ class KeyLimitsSection(LimitsSection):
     Reserved before a call, settled after it with what was used.
     """
 
+    burst_s: Burst = setting(
+        1.0,
+        "Asks for a bucket, and says what may be sent at once, as seconds of the steady rate; at least one request.",
+        kind="number from 0 to 3600",
+        unit="seconds",
+        example="5",
+    )
+    window: Literal["bucket", "sliding"] = setting(
+        "sliding",
+        "`sliding`: never more than the limit in any 60 s, all of it at once if need be. `bucket`: `burst_s` at once, "
+        "then limit / 60 a second. The default where `burst_s` is given is `bucket`.",
+        kind="`bucket` or `sliding`",
+        example="bucket",
+    )
     charge: Literal["max_tokens", "used"] = setting(
         "used",
         "What counts against token limits in the end: the most a call may generate, or what it generated.",

@@ -73,12 +73,15 @@ def test_load_text_reads_the_whole_gateway() -> None:
 
     assert search.caller == Caller(
         name="search",
-        limits=LimitSpec(rpm=600, tpm=400_000, concurrency=8, window="sliding", burst_ms=5_000, charge="used"),
+        limits=LimitSpec(
+            rpm=600, tpm=400_000, concurrency=8, window="sliding", counted_from="start", burst_ms=5_000, charge="used"
+        ),
         allowed_models=("gpt-5-mini", "deepseek-v4-pro", "fast"),
         service_class=ServiceClass.INTERACTIVE,
         weight=2.0,
     )
-    assert nightly.caller == Caller(name="nightly", limits=LimitSpec(charge="used"), service_class=ServiceClass.BATCH)
+    assert nightly.caller.limits.unlimited
+    assert (nightly.caller.name, nightly.caller.service_class) == ("nightly", ServiceClass.BATCH)
     assert orchestra.gateway == GatewaySpec(
         queue_max=7,
         queue_timeout_s=1.5,
@@ -92,6 +95,25 @@ def test_load_text_reads_the_whole_gateway() -> None:
         cors_origins=("https://app.example.com", "http://localhost:5173"),
     )
     assert pickle.loads(pickle.dumps(orchestra)) == orchestra
+
+
+@pytest.mark.parametrize(
+    ("limits", "window", "burst_ms"),
+    [
+        ("{rpm: 6}", "sliding", 1_000),
+        ("{rpm: 6, burst_s: 5}", "bucket", 5_000),
+        ("{rpm: 6, burst_s: 5, window: sliding}", "sliding", 5_000),
+        ("{rpm: 6, window: bucket}", "bucket", 1_000),
+    ],
+)
+def test_limits_of_a_key_are_of_any_minute_unless_a_burst_is_named(limits: str, window: str, burst_ms: int) -> None:
+    """6 requests a minute are 6 in any minute, at once if need be; an account's limits stay buckets."""
+    orchestra = loaded(f"auth:\n  keys:\n    - {{name: k, key: abcdefgh-1, limits: {limits}}}\n")
+
+    (spec,) = orchestra.callers
+    found = spec.caller.limits
+    assert (found.window, found.burst_ms, found.counted_from) == (window, burst_ms, "start")
+    assert {each.window for account in orchestra.accounts for _model, each in account.limits} == {"bucket"}
 
 
 def test_keys_are_nowhere_in_clear() -> None:
