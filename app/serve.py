@@ -31,6 +31,7 @@ from app.domain.errors import GatewayError
 from app.domain.ports import Desk
 from app.http.app import build_door
 from app.http.gateway.mount import FrontDoor
+from app.http.gateway.reading import DEADLINE_MAX_S
 from app.listen_address import check_free
 from app.ready_file import ReadyFile
 from app.storage.data_dir import require_free
