@@ -268,7 +268,7 @@ def test_client_that_leaves_is_billed_as_its_provider_does(sim: Sim, stream: boo
         ("/v1/chat/completions", {"model": "m", "messages": HELLO, "stream": stream}),
         (f"/v1beta/models/m:{verb}", {"contents": parts}),
     ]
-    billed = []
+    billed: list[int] = []
     for path, body in calls:
         headers = {"authorization": f"Bearer {KEY}", "x-goog-api-key": KEY}
         with pytest.raises(httpx.ReadTimeout):
