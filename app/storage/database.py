@@ -28,6 +28,7 @@ from app.storage.place import Place
 if TYPE_CHECKING:
     from psycopg import Connection as PostgresConnection
     from psycopg import Cursor
+    from psycopg.abc import Buffer
     from psycopg.rows import TupleRow
 
 BUSY_TIMEOUT_MS = 5_000
@@ -169,9 +170,21 @@ def _connect_args(application_name: str) -> dict[str, object]:
 
 
 def _prepare_session(connection: PostgresConnection[TupleRow], _entry: ConnectionPoolEntry) -> None:
+    _replace_nul(connection)
     with connection.cursor() as cursor:
         cursor.execute(f"SET lock_timeout = {BUSY_TIMEOUT_MS}")
     connection.commit()
+
+
+def _replace_nul(connection: PostgresConnection[TupleRow]) -> None:
+    """Make text fit that holds NUL, which SQLite keeps and PostgreSQL has no way to: a provider may send anything."""
+    from psycopg.types.string import StrDumperUnknown
+
+    class Dumper(StrDumperUnknown):
+        def dump(self, obj: str) -> Buffer | None:
+            return super().dump(obj.replace("\x00", "\N{REPLACEMENT CHARACTER}"))
+
+    connection.adapters.register_dumper(str, Dumper)
 
 
 def _hold(connection: PostgresConnection[TupleRow], entry: ConnectionPoolEntry) -> None:

@@ -7,6 +7,7 @@ know instead of writing into it.
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ VERSION_TABLE = "alembic_version"
 _Step = Callable[[Any, Any], Any]
 
 
+@functools.cache
 def revisions() -> tuple[str, ...]:
     """Return the revisions this Tutti knows, oldest first."""
     return tuple(script.revision for script in reversed(list(_tree().walk_revisions())))

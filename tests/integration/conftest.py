@@ -20,6 +20,9 @@ from app import settings
 from app.domain.run import RunEvent, RunRequest
 from tests.fakes import pool
 from tests.fakes.simulated import Simulator, running_simulator
+from tests.fixtures.stores import engine_name, place, postgres
+
+__all__ = ["engine_name", "place", "postgres"]
 
 _numbers = itertools.count(1)
 

@@ -1,0 +1,196 @@
+"""The schema goes up and down on both engines with data in place, and ends as the code's own tables."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, inspect
+
+from actors.store import Store
+from app.domain.errors import ConfigurationError, RequestError
+from app.domain.run import RunRecord, RunStatus
+from app.services.conduct import Conductor, Tools
+from app.services.prompts import Prompts
+from app.storage import journal, migrating
+from app.storage.database import bring_to, open_database, open_for_writing
+from app.storage.place import FILE_NAME, Place
+from tests.fakes.journal import InProcessJournal
+from tests.fakes.models import ScriptedCaller, orchestra
+from tests.unit.actors.test_store import a_run, an_event
+from tests.unit.app.services.test_conduct import CLOCK, by_purpose
+
+JOURNAL_V1 = Path(__file__).parents[1] / "fixtures" / "journal_v1.sql"
+
+
+@pytest.fixture
+def engine(place: Place) -> Iterator[Engine]:
+    opened = open_for_writing(place)
+    yield opened
+    opened.dispose()
+
+
+def write_journal_v1(data_dir: Path) -> None:
+    """Leave in ``data_dir`` what the last Tutti without migrations left there when it was killed."""
+    connection = sqlite3.connect(data_dir / FILE_NAME)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.executescript(JOURNAL_V1.read_text(encoding="utf-8"))
+    connection.close()
+
+
+def tables_of(engine: Engine) -> set[str]:
+    """Return the tables there are, Alembic's own left out."""
+    return set(inspect(engine).get_table_names()) - {migrating.VERSION_TABLE}
+
+
+def add_run(engine: Engine, run_id: str) -> None:
+    """Write one run with an event, as any version can."""
+    with engine.begin() as connection:
+        journal.create_run(connection, a_run(run_id))
+        journal.append_events(connection, [an_event("k", run_id)])
+
+
+def run_ids(engine: Engine) -> set[str]:
+    """Return the runs that have their event."""
+    with engine.begin() as connection:
+        runs = [run.run_id for run in journal.list_runs(connection, limit=100)]
+        return {run_id for run_id in runs if journal.events_after(connection, run_id, 0)}
+
+
+def test_every_revision_goes_up_and_down_with_data_in_place(engine: Engine, place: Place) -> None:
+    """An operator who must go back to the version before loses no run, and gets all the way up again."""
+    revisions = migrating.revisions()
+    for revision in revisions:
+        bring_to(engine, place, revision)
+        add_run(engine, f"at-{revision}")
+    everything = {f"at-{revision}" for revision in revisions}
+    assert run_ids(engine) == everything
+
+    for revision in reversed(revisions):
+        assert bring_to(engine, place, revision)[1] == revision
+        assert run_ids(engine) == everything
+    bring_to(engine, place, None)
+    assert run_ids(engine) == everything
+
+    bring_to(engine, place, migrating.BASE)
+    assert tables_of(engine) == set()
+    bring_to(engine, place, None)
+    assert run_ids(engine) == set()
+
+
+def test_the_migrated_schema_is_the_one_of_the_code(engine: Engine, place: Place) -> None:
+    """A table changed without a revision, or a revision without its table, shows here."""
+    bring_to(engine, place, None)
+
+    with engine.connect() as connection:
+        assert migrating.differences(connection) == []
+        connection.rollback()
+        connection.exec_driver_sql("ALTER TABLE limiter_state DROP COLUMN saved_s")
+        assert migrating.differences(connection), "the comparison must be able to fail"
+
+
+def test_opening_again_changes_nothing(engine: Engine, place: Place) -> None:
+    """A start is no migration unless there is one."""
+    assert bring_to(engine, place, None)[0] is None
+
+    before, after, kept = bring_to(engine, place, None)
+
+    assert (before, after, kept) == (migrating.head(), migrating.head(), None)
+
+
+@pytest.mark.parametrize("number", ["9999", "0"])
+def test_a_schema_that_this_tutti_does_not_know_is_refused(engine: Engine, place: Place, number: str) -> None:
+    """A newer journal must not be written into by an older Tutti."""
+    bring_to(engine, place, None)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{number}'")
+        connection.exec_driver_sql(f"UPDATE meta SET value = '{number}'")
+    engine.dispose()
+
+    with pytest.raises(ConfigurationError, match=f"schema version {number}, this Tutti knows") as refused:
+        open_database(place.data_dir, place.url)
+    assert "use the version of Tutti that wrote it" in (refused.value.remedy or "")
+
+
+def test_a_revision_that_does_not_exist_is_refused(engine: Engine, place: Place) -> None:
+    """A slip in --to must not end in a half-way schema."""
+    with pytest.raises(RequestError, match="no schema revision '77'"):
+        bring_to(engine, place, "77")
+    assert tables_of(engine) == set()
+
+
+def test_a_failing_migration_changes_nothing(engine: Engine, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A schema is whole or as it was: both engines change it in one transaction."""
+
+    def fail(*_arguments: Any) -> None:
+        raise ConfigurationError("stopped half-way")
+
+    monkeypatch.setattr(migrating, "_note_number", fail)
+    with pytest.raises(ConfigurationError, match="half-way"):
+        bring_to(engine, place, None)
+
+    monkeypatch.undo()
+    assert tables_of(engine) == set()
+    bring_to(engine, place, None)
+    add_run(engine, "after")
+    assert run_ids(engine) == {"after"}
+
+
+def test_the_dry_run_prints_sql_that_makes_the_same_schema(engine: Engine, place: Place, engine_name: str) -> None:
+    """What an operator reviews, or runs by hand, is what would be run."""
+    script = migrating.render_sql(engine_name, before=None)
+    with engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        if engine_name == "sqlite":
+            driver.executescript(script)
+        else:
+            driver.execute(script)
+            driver.commit()
+
+        assert migrating.differences(connection) == []
+
+
+async def test_a_run_under_way_in_the_first_version_goes_on_under_this_one(tmp_path: Path) -> None:
+    """An upgrade in the middle of a run: nothing is lost, and what was paid for is not bought again."""
+    write_journal_v1(tmp_path)
+    store = Store(str(tmp_path))
+    caller = ScriptedCaller(by_purpose)
+    tools = Tools(
+        caller=caller,
+        journal=InProcessJournal(store),
+        clock=CLOCK,
+        orchestra=orchestra(redo_max=1),
+        prompts=Prompts.load(),
+    )
+    assert await store.unfinished_runs() == ["run-1"]
+    interrupted: RunRecord = await store.get_run("run-1")
+    assert [task.task_id for task in interrupted.tasks] == ["t1"]
+
+    ended = await Conductor(interrupted, tools).conduct()
+
+    assert ended.status is RunStatus.COMPLETED
+    assert sorted(call.task_id or "" for call in caller.calls if call.purpose == "task") == ["t2", "t3"]
+    await store.close()
+
+
+def test_the_first_version_is_kept_beside_before_it_is_migrated(tmp_path: Path) -> None:
+    """Whoever must go back to the old Tutti has the file it knows."""
+    write_journal_v1(tmp_path)
+    engine = open_for_writing(Place(tmp_path))
+    try:
+        before, after, kept = bring_to(engine, Place(tmp_path), None)
+    finally:
+        engine.dispose()
+
+    assert before == migrating.FIRST
+    if after == migrating.FIRST:
+        assert kept is None
+        return
+    assert kept is not None
+    old = sqlite3.connect(kept)
+    assert old.execute("SELECT value FROM meta").fetchall() == [("1",)]
+    assert old.execute("SELECT count(*) FROM task").fetchall() == [(1,)]
+    old.close()
