@@ -228,13 +228,14 @@ class AccountHost:
 
     async def drain(self, timeout_s: float) -> None:
         """Admit nothing more, let calls end (at most ``timeout_s``), save the limiters as clean, close connections."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + timeout_s
         self._draining = self._office.closed = True
         if self._calls:
             _done, late = await asyncio.wait(self._calls.values(), timeout=timeout_s)
             for task in late:
                 task.cancel()
-        until_s = time.monotonic() + timeout_s
-        while self._office.held and time.monotonic() < until_s:  # noqa: ASYNC110  other processes are waited for
+        while self._office.held and loop.time() < until_s:  # noqa: ASYNC110  other processes are waited for
             await asyncio.sleep(DRAIN_LOOK_S)  # their holders report, or the time is over
         if self._saver is not None:
             self._saver.cancel()

@@ -13,9 +13,11 @@ from app.domain.accounts import AccountSpec, ModelInfo, Provider
 from app.domain.calls import CallOrder, CallOutcome
 from app.domain.chat import ChatRequest, ChatResult
 from app.domain.errors import InternalError, UpstreamError, UpstreamKind
+from app.domain.leases import Exchange, PermitWish
 from app.domain.limiter_state import SavedLimiter
 from app.domain.limits import LimitSpec
 from tests.fakes.adapters import FakeAdapter, say_ok
+from tests.fakes.virtual_time import VirtualClock, run
 
 MODELS = [ModelInfo(name="m", family="f")]
 
@@ -190,6 +192,25 @@ async def test_a_drained_host_saves_its_limiters_as_clean_and_admits_nothing(sta
     assert stage.adapter.closed
     (refused,) = await stage.host.submit([an_order("c2")])
     assert not refused.admitted
+
+
+def test_draining_takes_its_time_once_for_calls_and_permits() -> None:
+    """Who ends everything has promised one time, not one for each kind of work."""
+    clock = VirtualClock()
+
+    async def drained_after_s() -> float:
+        stage = Stage()
+        await stage.configure(an_account())
+        stage.adapter.gate.clear()
+        await stage.host.submit([an_order("c1")])
+        wish = PermitWish(call_id="p1", account="a", model="m", input_tokens=1, output_tokens_max=1)
+        (admission,) = (await stage.host.exchange(Exchange(owner="replica", wishes=(wish,)))).admissions
+        assert admission.admitted
+        began_s = clock.now_s
+        await stage.host.drain(4.0)
+        return clock.now_s - began_s
+
+    assert run(drained_after_s(), clock) == pytest.approx(4.0, abs=0.5)
 
 
 async def test_a_lost_life_starts_empty_and_an_orderly_one_continues(stage: Stage) -> None:
