@@ -82,18 +82,18 @@ async def ensure(
         on_progress: Told which accounts are still waited for.
 
     Raises:
-        ConflictError: the data directory is in use by another cluster.
+        ConflictError: the data directory, or the store's database, is in use by another cluster.
         InternalError: an actor did not come up.
     """
     wanted = [
-        (STORE_CLASS, STORE, orchestra.data_dir),
-        (DIRECTORY_CLASS, DIRECTORY, namespace),
-        (COORDINATOR_CLASS, COORDINATOR, namespace),
+        (STORE_CLASS, STORE, (orchestra.data_dir, orchestra.store_url)),
+        (DIRECTORY_CLASS, DIRECTORY, (namespace,)),
+        (COORDINATOR_CLASS, COORDINATOR, (namespace,)),
     ]
     factory = RayHostFactory(namespace)
     hosts = assign_hosts(orchestra, {}) if fresh else {}
     await asyncio.gather(
-        *(asyncio.to_thread(_create, address, name, namespace, argument) for address, name, argument in wanted),
+        *(asyncio.to_thread(_create, address, name, namespace, *arguments) for address, name, arguments in wanted),
         *(factory.create(host) for host in hosts),
     )
     store, directory = StoreHandle(namespace), DirectoryHandle(namespace)

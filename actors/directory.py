@@ -120,6 +120,10 @@ class Directory:
                 param="data_dir",
                 remedy="restart Tutti to move the data directory",
             )
+        if orchestra.store_url != before.store_url:
+            raise ConfigurationError(
+                "store.url cannot change while Tutti runs", param="store.url", remedy="restart Tutti to move its store"
+            )
         self._orchestra = replace(orchestra, version=before.version + 1)
         report = _compare(before, self._orchestra)
         await self._reconcile()
@@ -128,7 +132,11 @@ class Directory:
 
     async def apply_mapping(self, document: Mapping[str, Any]) -> ReloadReport:
         """Apply a configuration given as plain data (Serve's ``user_config``)."""
-        here = {} if self._orchestra is None else {"data_dir": self._orchestra.data_dir}
+        here: dict[str, object] = {}
+        if self._orchestra is not None:
+            here["data_dir"] = self._orchestra.data_dir
+            if self._orchestra.store_url:
+                here["store"] = {"url": self._orchestra.store_url.replace("$", "$$")}
         return await self.apply(settings.load_mapping({**here, **document}, source="user_config"))
 
     async def reload(self) -> ReloadReport:

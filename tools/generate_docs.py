@@ -49,7 +49,7 @@ the one named by `TUTTI_CONFIG`, `./tutti.yaml`, `~/.config/tutti/tutti.yaml`. `
 - Unknown keys, and keys that stand twice, are refused. Anchors and `<<` work. `yes`, `no`, `on` and `off` are text.
 - A changed file is applied while Tutti runs, without a restart and without a dropped request: it is watched, `tutti
   reload` reads it at once, and Ray Serve's `user_config` takes the same keys. A wrong one changes nothing and says why.
-- `data_dir` is the one key that needs a restart.
+- `data_dir` and `store` are the keys that need a restart.
 """
 
 

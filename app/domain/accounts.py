@@ -188,6 +188,8 @@ class Orchestra:
     routes: tuple[RouteSpec, ...]
     coordinator: CoordinatorSpec
     data_dir: str
+    store_url: str | None = field(default=None, repr=False)
+    """The PostgreSQL database that keeps runs; None: a file in ``data_dir``. Holds a password: never shown."""
     accounts_per_actor: int = 1
     aliases: tuple[tuple[str, str], ...] = ()
     """(other name, public name): what clients may write beside the public names."""

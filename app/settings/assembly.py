@@ -69,6 +69,7 @@ def assemble(file: ConfigurationFile, *, table: ModelTable, data_dir: Path, sour
         routes=cast.routes,
         coordinator=cast.coordinator,
         data_dir=str(data_dir),
+        store_url=file.store.url,
         accounts_per_actor=file.accounts_per_actor,
         aliases=tuple(offer.aliases(table)),
         callers=_callers(file, lambda name: offer.find(name, table)),

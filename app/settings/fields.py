@@ -239,6 +239,27 @@ def _base_url(value: object) -> object:
     return text.rstrip("/")
 
 
+def _store_url(value: object) -> object:
+    if value is None:
+        return None
+    remedy = "write postgresql://USER:${PASSWORD_VARIABLE}@HOST:5432/DATABASE, or null for the file in data_dir"
+    if not isinstance(value, str):
+        raise refusal("must be text", remedy)
+    text = value.strip()
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise refusal("is not an address (special characters of a password are written as %XX)", remedy) from None
+    if parts.scheme not in ("postgresql", "postgres"):
+        raise refusal("must begin with postgresql://", remedy)
+    if port == 0 or not text.isprintable() or " " in text or parts.fragment:
+        raise refusal("is not an address (special characters of a password are written as %XX)", remedy)
+    if not parts.path.strip("/"):
+        raise refusal("must name a database after the host", remedy)
+    return text
+
+
 def _served(value: object) -> object:
     remedy = "write a model's name, or {name: upstream's name}"
     if isinstance(value, dict):
@@ -278,6 +299,7 @@ Text = Annotated[str, BeforeValidator(_text)]
 Name = Annotated[str, BeforeValidator(_name)]
 Secret = Annotated[str, BeforeValidator(_secret)]
 BaseUrl = Annotated[str, BeforeValidator(_base_url)]
+StoreUrl = Annotated[str | None, BeforeValidator(_store_url)]
 ModelName = Annotated[str, BeforeValidator(_model_name)]
 ServedModel = Annotated[tuple[str, str], BeforeValidator(_served)]
 """(public name, upstream's name); the second empty where only one was written."""

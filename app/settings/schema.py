@@ -23,6 +23,7 @@ from app.settings.fields import (
     Secret,
     ServedModel,
     Share,
+    StoreUrl,
     Text,
     seconds,
     task_type,
@@ -251,6 +252,19 @@ class ModelSection(Section):
     )
 
 
+class StoreSection(Section):
+    """Which database keeps runs, limiter states and the books."""
+
+    url: StoreUrl = setting(
+        None,
+        "A PostgreSQL database; null: a SQLite file in `data_dir`. Refer to an environment variable for the password. "
+        "One Tutti writes to it; name the server itself, not a pooler.",
+        kind="PostgreSQL address or null",
+        example="postgresql://tutti:${PGPASSWORD}@db.example.com/tutti",
+        without="null",
+    )
+
+
 class ConfigurationFile(Section):
     """The whole file."""
 
@@ -293,6 +307,9 @@ class ConfigurationFile(Section):
         example="/var/lib/tutti",
         without="~/.local/share/tutti",
     )
+    store: Annotated[StoreSection, EMPTY_IF_NULL] = setting(
+        StoreSection, "Which database keeps them.", kind="store", example="{url: 'postgresql://…'}"
+    )
     accounts_per_actor: Annotated[
         int, BeforeValidator(whole(1, 10_000, what="a whole number from 1 to 10000", remedy="write for instance 1"))
     ] = setting(
@@ -320,6 +337,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "gateway": GatewaySection,
     "gateway.cache": CacheSection,
     "gateway.cors": CorsSection,
+    "store": StoreSection,
 }
 """Every mapping with fixed keys, by where it stands: ``[]`` for a list's item, ``*`` for a name of the user's own."""
 

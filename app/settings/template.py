@@ -106,8 +106,9 @@ coordinator:
 #models:
 #  house-model: {family: llama, tier: standard, structured: json_object, input_usd_per_mtok: 0, output_usd_per_mtok: 0}
 
-## Where runs are kept.
+## Where runs are kept: a file in this directory, or a PostgreSQL database.
 data_dir: ~/.local/share/tutti
+#store: {url: "postgresql://tutti@localhost/tutti"}
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,21 @@ async def test_a_moved_data_directory_is_refused(directory: Directory) -> None:
 
     with pytest.raises(ConfigurationError, match="data_dir"):
         await directory.apply(orchestra("a", "b", data_dir="/elsewhere"))
+
+
+async def test_the_store_cannot_move_while_tutti_runs(directory: Directory) -> None:
+    """Runs under way live in one database; user_config that names none keeps the one there is."""
+    url = "postgresql://tutti:p$w@db/tutti"
+    with_store = replace(orchestra("a"), store_url=url)
+    await started(directory, with_store)
+
+    with pytest.raises(ConfigurationError, match=r"store\.url cannot change") as refused:
+        await directory.apply(orchestra("a", "b"))
+    assert "p$w" not in f"{refused.value} {refused.value.remedy}"
+    await directory.apply_mapping({"accounts": configuration("a", "b")["accounts"]})
+    applied = (await directory.watch(-1, 0.0)).orchestra
+    assert applied is not None
+    assert applied.store_url == url
 
 
 async def test_plain_data_keeps_the_data_directory_where_it_names_none(directory: Directory) -> None:
