@@ -1,7 +1,8 @@
 """The gateway's hot path: one ASGI function for every chat format, without a framework in between.
 
-Reads, asks the gateway, writes. A client that goes away takes its upstream call with it. ``x-request-id`` is not
-written here: Ray Serve names every request and its answer, and takes a name that the client gives.
+Reads, asks the gateway, writes. A client that goes away, or takes nothing for too long, leaves its call.
+``x-request-id`` is not written here: Ray Serve names every request and its answer, and takes a name that the client
+gives.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from app.http.errors import HttpProblem
 from app.http.formats.base import AnswerStream, ClientFormat
 from app.http.gateway import reading
 from app.http.gateway.answer_headers import Headers, answer_headers, limit_headers
+from app.http.gateway.patience import Patience
 from app.http.gateway.wire_errors import headers_of, message_of, problem_type, status_of
 from app.services.gateway.gateway import DEADLINE_S, ClientCall, Facts, Gateway
 
@@ -164,7 +166,16 @@ class ChatDoor:
             return
         if not started:
             await _start(send, [*STREAM_HEADERS, *self._headers(gateway, call, facts, began_s)])
-        await self._relay(send, deltas, self._form.stream(call.asked, facts.served), call.request_id)
+        patience = Patience(asyncio.current_task())
+        try:
+            writer = self._form.stream(call.asked, facts.served)
+            await self._relay(patience.watched(send), deltas, writer, call.request_id)
+        except asyncio.CancelledError:
+            if patience.over:
+                raise reading.ClientGoneError from None
+            raise
+        finally:
+            patience.end()
 
     async def _relay(
         self, send: Send, deltas: AsyncGenerator[ChatDelta, None], writer: AnswerStream, request_id: str
