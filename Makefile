@@ -76,6 +76,11 @@ unit-rest:
 bench: install-dev  ## the benchmarks of benchmarks/README.md
 	@$(PY) -m benchmarks
 
+.PHONY: torture
+TORTURE_MINUTES ?= 10
+torture: install-dev  ## the soak: faults and kill -9 for TORTURE_MINUTES (10), TORTURE_SEED plays one again
+	@$(PY) -m tests.torture --minutes $(TORTURE_MINUTES) $(if $(TORTURE_SEED),--seed $(TORTURE_SEED))
+
 lock: install  ## recompute the lock files (versions and hashes, no addresses)
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --extra embedded pyproject.toml requirements-build.in -o requirements.lock
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --extra embedded --group dev -c requirements.lock pyproject.toml requirements-build.in -o requirements-dev.lock

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 Outcome = Literal["answered", "refused", "failed", "cut", "broken", "left"]
 """Refused: 4xx. Failed: 5xx. Cut: an error event after the first byte. Broken: the connection. Left: the client."""
+FAILED: frozenset[Outcome] = frozenset({"failed", "cut", "broken"})
+"""Without an answer, and not the client's doing."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -49,6 +49,6 @@ def is_victim(actor: dict[str, Any], victim: Victim, hosts: dict[str, str]) -> b
         case "replica":
             return str(actor["name"]).startswith(REPLICA)
         case "account":
-            return actor["name"] in hosts.values()
+            return actor["name"] in hosts.values() and actor["name"] != CALLERS_HOST
         case "callers":
             return bool(actor["name"] == CALLERS_HOST)

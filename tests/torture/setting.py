@@ -47,7 +47,7 @@ FAULTS: tuple[dict[str, Any], ...] = (
     {"kind": "bill_then_500"},
     {"kind": "accept_then_drop"},
     {"kind": "stall", "seconds": 0.7},
-    {"kind": "slow_drip", "seconds": 0.02},
+    {"kind": "slow_drip", "seconds": 0.02, "match": {"model": CHAT}},
 )
 FAULTS_AT_ONCE = 5
 FAULT_SHARES = (0.002, 0.008)

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from tests.torture.evidence import Call, Evidence, Kill, Life, Row, Sample
+from tests.torture.evidence import FAILED, Call, Evidence, Kill, Life, Row, Sample
 from tests.torture.setting import NARROW_BURST_S, NARROW_RPM, PROVIDERS
 
 BEFORE_KILL_S = 3.0
@@ -179,7 +179,7 @@ def _wrong_usage(evidence: Evidence) -> Check:
 def _failures(evidence: Evidence) -> Check:
     """A client sees a failure only where the provider failed for this call, or a process was killed under it."""
     rows = _by_ask(evidence)
-    failed = [call for call in evidence.calls if call.outcome in ("failed", "cut", "broken")]
+    failed = [call for call in evidence.calls if call.outcome in FAILED]
     details = [
         f"{call.ask} ({call.kind}) {call.outcome} {call.status} after {call.ended_s - call.began_s:.1f} s: {call.said}"
         for call in failed
