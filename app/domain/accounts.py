@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from app.domain.books.budgets import BudgetSpec
+from app.domain.books.prices import PriceRow
 from app.domain.callers import CallerSpec
 from app.domain.limits import LimitSpec
 
@@ -196,6 +198,11 @@ class Orchestra:
     callers: tuple[CallerSpec, ...] = ()
     """The gateway's keys; where there is one, every call needs one."""
     gateway: GatewaySpec = field(default_factory=GatewaySpec)
+    tenant: str = "default"
+    """For whom all of this is bought; the books keep its sums."""
+    prices: tuple[PriceRow, ...] = ()
+    """Every known price of the models above, by public name; ``find_row`` says which one holds."""
+    budgets: tuple[BudgetSpec, ...] = ()
     source: str = ""
     """Where it came from: a file's path, or "environment", or "embedded model"."""
     config_path: str | None = None

@@ -32,6 +32,10 @@ class Caller:
     service_class: ServiceClass = ServiceClass.STANDARD
     weight: float = 1.0
     """Share of the pool relative to other callers of the same class while calls wait. Positive."""
+    team: str = ""
+    """The team whose budgets its calls count in; empty: none."""
+    admin: bool = False
+    """Whether it may see everybody's use and budgets."""
 
 
 ANONYMOUS = Caller(name="anonymous")

@@ -12,6 +12,7 @@ from app.domain.accounts import AccountSpec, CacheSpec, GatewaySpec, ModelInfo, 
 from app.domain.callers import CallerSpec
 from app.domain.gateway import Caller
 from app.domain.limits import LimitSpec
+from app.settings.books_assembly import budgets_of, prices_of
 from app.settings.gateway_schema import KeyLimitsSection
 from app.settings.model_table import ModelTable, Serving, describe_model
 from app.settings.provider_defaults import EMBEDDED_CONCURRENCY
@@ -60,6 +61,8 @@ def assemble(file: ConfigurationFile, *, table: ModelTable, data_dir: Path, sour
     cast = cast_roles(speaking or models, file.coordinator, file.routing, find_able)
     notes.extend(cast.notes)
     notes.extend(_unused(file, offer, accounts))
+    priced = dict.fromkeys(section.model for section in file.prices)
+    notes.extend(f"No account serves {name!r}, priced under `prices`." for name in priced if not offer.find(name, table))
     if all(model.tier is Tier.TINY for model in models):
         notes.insert(0, TINY_NOTE)
     orchestra = Orchestra(
@@ -74,6 +77,9 @@ def assemble(file: ConfigurationFile, *, table: ModelTable, data_dir: Path, sour
         aliases=tuple(offer.aliases(table)),
         callers=_callers(file, lambda name: offer.find(name, table)),
         gateway=_gateway(file, lambda name: offer.find(name, table)),
+        tenant=file.tenant,
+        prices=prices_of(models, servings, file.prices, table, lambda name: offer.find(name, table)),
+        budgets=budgets_of(file.budgets, file.tenant),
     )
     return _named(orchestra, source, notes)
 
@@ -137,6 +143,8 @@ def _callers(file: ConfigurationFile, find: Find) -> tuple[CallerSpec, ...]:
                 allowed_models=tuple(dict.fromkeys(find(name) or name for name in section.allowed_models)),
                 service_class=section.service_class,
                 weight=section.weight,
+                team=section.team or "",
+                admin=section.admin,
             ),
             key_sha256=section.key or section.key_hash or "",
         )

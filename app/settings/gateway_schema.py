@@ -79,6 +79,15 @@ class AuthKeySection(Section):
     limits: Annotated[KeyLimitsSection, EMPTY_IF_NULL] = setting(
         KeyLimitsSection, "Limits of this key over all models.", kind="limits", example="{rpm: 600, tpm: 400000}"
     )
+    team: Name | None = setting(
+        None, "The team whose budgets its calls count in, and by which use is summed.", kind="name", example="research"
+    )
+    admin: bool = setting(
+        False,
+        "Whether it sees everybody's use and budgets under `/api/v1`; other keys see their own.",
+        kind="true or false",
+        example="true",
+    )
     allowed_models: tuple[ModelName, ...] = setting(
         tuple, "Models it may use; all where none is named.", kind="list of models", example="[gpt-5-mini, r1]"
     )

@@ -16,8 +16,12 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from app.domain.accounts import ModelInfo, ModelKind, Provider, StructuredOutput, Tier
+from app.domain.books.prices import PriceRow
+from app.domain.cost import row_of_model
+from app.settings.books_schema import TablePrices
 from app.settings.document import parse_yaml
 from app.settings.fields import Price
+from app.settings.price_rows import extend_row
 from app.settings.schema import ModelSection
 
 # Releases are named by date: gpt-5-mini-2025-08-07, claude-haiku-4-5-20251001.
@@ -45,6 +49,8 @@ class _Row(BaseModel):
     input_usd_per_mtok: Price
     output_usd_per_mtok: Price
     cache_read_usd_per_mtok: Price = None
+    price: TablePrices | None = None
+    """What these three figures do not say: other rates, long contexts, hours, the day from which they hold."""
     source: str
     """Key of ``sources``."""
     note: str = ""
@@ -104,6 +110,8 @@ class TableRow:
     """One row as people read it."""
 
     info: ModelInfo
+    price: PriceRow | None
+    """Whole, and dated; None where the price is unknown."""
     also: tuple[str, ...]
     note: str
 
@@ -136,12 +144,21 @@ class ModelTable:
 
     def find(self, name: str) -> ModelInfo | None:
         """Return what is known of the model that a provider calls ``name``: releases and prefixes are understood."""
+        row = self._find_row(name)
+        return row.info if row else None
+
+    def find_price(self, name: str) -> PriceRow | None:
+        """Return the whole price of the model that a provider calls ``name``."""
+        row = self._find_row(name)
+        return row.price if row else None
+
+    def _find_row(self, name: str) -> TableRow | None:
         bare = name.rsplit("/", 1)[-1]
         for candidate in (name, bare, _RELEASE.sub("", bare)):
             target = self.aliases.get(candidate, candidate)
             for row_name, row in self.rows.items():
                 if target == row_name or target in row.also:
-                    return row.info
+                    return row
         return None
 
     def upstream_of(self, name: str, provider: str) -> str:
@@ -159,14 +176,10 @@ def model_table() -> ModelTable:
     sources = {
         key: ", ".join(filter(None, (source.title, source.as_of, source.url))) for key, source in table.sources.items()
     }
-    rows = {
-        name: TableRow(
-            info=_info(name, row, table, f"{sources[row.source]} (read {table.read})"),
-            also=row.also,
-            note=row.note,
-        )
-        for name, row in table.models.items()
-    }
+    rows = {}
+    for name, row in table.models.items():
+        info = _info(name, row, table, f"{sources[row.source]} (read {table.read})")
+        rows[name] = TableRow(info=info, price=_price(info, row.price), also=row.also, note=row.note)
     assert set(table.aliases.values()) <= set(rows), "aliases point into the table"
     return ModelTable(read=table.read, aliases=table.aliases, rows=rows, sources=sources, tiers=table.tiers)
 
@@ -175,7 +188,7 @@ def _info(name: str, row: _Row, table: _File, price_source: str) -> ModelInfo:
     """Return what the table says of a model: its row, and what holds for its family and tier."""
     family = table.families.get(row.family, _Family())
     tier = table.tiers[row.tier]
-    given = row.model_dump(exclude={"source", "note", "also"})
+    given = row.model_dump(exclude={"source", "note", "also", "price"})
     if row.kind == "chat":
         given["images"] = family.images if row.images is None else row.images
         given["tools"] = family.tools if row.tools is None else row.tools
@@ -183,6 +196,14 @@ def _info(name: str, row: _Row, table: _File, price_source: str) -> ModelInfo:
         given["strengths"] = tuple(dict.fromkeys((*row.strengths, *family.strengths, *reasons, *tier.strengths)))
         given["best_for"] = row.best_for or tier.best_for
     return ModelInfo(name=name, price_source=price_source, **given)
+
+
+def _price(info: ModelInfo, extra: TablePrices | None) -> PriceRow | None:
+    row = row_of_model(info)
+    if row is None or extra is None:
+        return row
+    rates = replace(row.rates, input=extra.input or row.rates.input, output=extra.output or row.rates.output)
+    return extend_row(replace(row, rates=rates), extra)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from app.domain.accounts import Provider
 from app.domain.chat import Json
 from app.domain.gateway import AUTO
 from app.settings.document import Document
+from app.settings.books_references import check_books
 from app.settings.gateway_references import check_gateway, gateway_models
 from app.settings.model_table import ModelTable
 from app.settings.problems import FieldPath, did_you_mean, field_name, hide_keys, shown
@@ -75,6 +76,7 @@ def check_references(document: Document, data: Mapping[str, Json], failed: set[F
     _check_group_models(document, groups, offer)
     _check_roles(document, data, offer, table)
     check_gateway(document, data)
+    check_books(document, data)
     # A field whose variable is missing has been reported once; what follows from it is not worth a line.
     spoilt = {field_name(path) for path in failed}
     document.problems[before:] = [item for item in document.problems[before:] if item.path not in spoilt]

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import BeforeValidator
 
 from app.domain.accounts import ModelKind, Provider, StructuredOutput, Tier
+from app.settings.books_schema import BudgetSection, LongContextSection, PeakSection, PriceSection
 from app.settings.fields import (
     EMPTY_IF_NULL,
     BaseUrl,
@@ -300,6 +301,24 @@ class ConfigurationFile(Section):
     gateway: Annotated[GatewaySection, EMPTY_IF_NULL] = setting(
         GatewaySection, "How calls of clients are served.", kind="gateway", example="{queue_timeout_s: 30}"
     )
+    tenant: Name = setting(
+        "default",
+        "For whom all of this is bought: the books keep its sums, and `for: tenant` limits it.",
+        kind="name",
+        example="acme",
+    )
+    budgets: tuple[BudgetSection, ...] = setting(
+        tuple,
+        "Ceilings of what may be spent.",
+        kind="list of budgets",
+        example="[{for: 'team:research', window: month, usd: 50.00}]",
+    )
+    prices: tuple[PriceSection, ...] = setting(
+        tuple,
+        "What models cost you, where that is not what the model table says.",
+        kind="list of prices",
+        example="[{model: gpt-5-mini, from: 2026-08-01, input: 0.20, output: 1.60}]",
+    )
     data_dir: Text | None = setting(
         None,
         "Where runs and limiter state are kept; `~` and relative paths are allowed, the latter from the file's folder.",
@@ -337,6 +356,10 @@ SECTIONS: Mapping[str, type[Section]] = {
     "gateway": GatewaySection,
     "gateway.cache": CacheSection,
     "gateway.cors": CorsSection,
+    "budgets[]": BudgetSection,
+    "prices[]": PriceSection,
+    "prices[].long_context[]": LongContextSection,
+    "prices[].peak[]": PeakSection,
     "store": StoreSection,
 }
 """Every mapping with fixed keys, by where it stands: ``[]`` for a list's item, ``*`` for a name of the user's own."""
