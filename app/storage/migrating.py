@@ -21,7 +21,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, select, update
 
 from app.domain.errors import ConfigurationError, InternalError, RequestError
-from app.storage import tables
+from app.storage import (
+    books_tables,  # noqa: F401  its tables stand on the same MetaData
+    tables,
+)
 
 TREE = Path(__file__).with_name("migrations")
 FIRST = "0001"

@@ -1,7 +1,8 @@
 """What the books are told and what they answer: holds, settlements, corrections, and one entry per attempt.
 
 Plain values made by whoever buys, carried to the store and applied there. Every command has an id that its client made,
-so that saying it twice is saying it once.
+so that saying it twice is saying it once. ``at_s`` of a command is the store's own time, which decides windows and
+expiry; that of an entry is its maker's.
 """
 
 from __future__ import annotations
@@ -80,6 +81,8 @@ class Hold:
     holder: str = ""
     """The process that will settle it."""
     calls: int = 1
+    spare: bool = False
+    """Taken ahead of calls to come: refused unless several times as much is left to everybody else."""
     covers: tuple[str, ...] = ()
     """Ids of the entries it is meant for, where they are known ahead; a block of calls to come names none."""
 
@@ -121,6 +124,8 @@ class Correct:
     cost_nano: int | None
     price_id: str | None
     at_s: float
+    cache_write_1h_tokens: int = 0
+    """Included in the usage's ``cache_write_tokens``."""
 
 
 Command: TypeAlias = Hold | Settle | Void | Expire | Correct

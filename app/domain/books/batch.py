@@ -1,0 +1,478 @@
+"""Decides a batch of commands on balances that are at hand, one after the other, and keeps what has changed.
+
+The caller (``app.storage.ledger``) brings in what the commands speak of and writes what comes out, in one transaction.
+Deciding in memory is what makes hundreds of commands cost a few statements and still end as one by one. Not
+thread-safe, and good for one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TypeVar
+
+from app.domain.books.budgets import QUARTER_S, BudgetSpec, Ledger, Owners
+from app.domain.books.entries import (
+    Answer,
+    Command,
+    Correct,
+    Expire,
+    Hold,
+    Refusal,
+    Settle,
+    SoftAlert,
+    UsageEntry,
+    Void,
+)
+from app.domain.books.legs import AccountKey, leg_set_of, legs_for, spec_of
+from app.domain.books.sums import Sums, charged_nano, charged_tokens, sums_of
+
+SPARE_PARTS = 4
+"""What is taken ahead is at most this part of what is left of every budget."""
+
+Item = TypeVar("Item")
+
+
+class HoldState(StrEnum):
+    """A hold leaves ``OPEN`` exactly once."""
+
+    OPEN = "open"
+    POSTED = "posted"
+    VOIDED = "voided"
+    EXPIRED = "expired"
+
+
+class TransferKind(StrEnum):
+    """What a transfer does to the accounts of its legs; what it frees, it takes from where the hold stood."""
+
+    PENDING = "pending"
+    POST = "post"
+    """Frees the hold, posts what was spent of it."""
+    VOID = "void"
+    EXPIRE = "expire"
+    """Moves the hold to unknown."""
+    RESOLVE = "resolve"
+    """Frees what was unknown: somebody knows now."""
+    SINGLE = "single"
+    """Posts what no hold covered."""
+    CORRECT = "correct"
+    """Posts what an entry turned out to have cost more."""
+    REFUND = "refund"
+    """Posts back what it turned out to have cost less."""
+    OPENING = "opening"
+    """Posts what was spent in a window before its budget existed."""
+
+
+@dataclass(slots=True)
+class Account:
+    """Balances of one account as the batch goes on."""
+
+    key: AccountKey
+    limit: int | None = None
+    spec: BudgetSpec | None = None
+    """What limits it now."""
+    pending: int = 0
+    posted: int = 0
+    unknown: int = 0
+    refunded: int = 0
+    alerted: bool = False
+    stored: tuple[int, int, int, int] | None = None
+    """The four balances as they are in the store; None: not there yet."""
+
+    @property
+    def used(self) -> int:
+        """Spent, or not known not to be."""
+        return self.posted - self.refunded + self.unknown
+
+    @property
+    def balances(self) -> tuple[int, int, int, int]:
+        """Pending, posted, unknown, refunded."""
+        return self.pending, self.posted, self.unknown, self.refunded
+
+
+@dataclass(slots=True)
+class HeldAmount:
+    """A hold as the batch goes on."""
+
+    hold: Hold
+    leg_set: str
+    state: HoldState = HoldState.OPEN
+    resolved: bool = False
+    ended_s: float | None = None
+    stored: tuple[HoldState, bool] | None = None
+    """State and ``resolved`` as they are in the store; None: not there yet."""
+
+    @property
+    def nano(self) -> int:
+        return self.hold.amount_nano or 0
+
+
+@dataclass(slots=True)
+class BookedEntry:
+    """An entry, or a correction of one, as it stands in the books."""
+
+    entry: UsageEntry
+    row_id: str
+    """The entry's id, or the correction's."""
+    sums: Sums
+    """What it adds: of a correction, the difference."""
+    hold_id: str | None
+    leg_set: str
+    booked_s: float
+    corrects: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One movement on all accounts of a leg set."""
+
+    kind: TransferKind
+    at_s: float
+    leg_set: str
+    nano: int = 0
+    tokens: int = 0
+    freed_nano: int = 0
+    freed_tokens: int = 0
+    hold_id: str | None = None
+    entry_id: str | None = None
+
+
+class Batch:
+    """The part of the books that some commands speak of.
+
+    Args:
+        specs: Every budget that may apply to anybody in the batch.
+        quarter: The latest quarter of an hour in which the books were ever written; time does not go back behind it,
+            so that a clock which jumped back opens no window again.
+    """
+
+    def __init__(self, specs: Iterable[BudgetSpec], quarter: int) -> None:
+        self._specs = tuple(specs)
+        self.quarter = quarter
+        self.accounts: dict[str, Account] = {}
+        self.leg_sets: dict[str, tuple[str, ...]] = {}
+        self.holds: dict[str, HeldAmount] = {}
+        self.known: set[str] = set()
+        """Ids of entries and corrections that are in the store already."""
+        self.current: dict[str, tuple[BookedEntry, Sums]] = {}
+        """By entry id: the entry, and its sums with all corrections."""
+        self.transfers: list[Transfer] = []
+        self.booked: list[BookedEntry] = []
+        self._planned: dict[tuple[Owners, int], str] = {}
+
+    def plan(self, commands: Sequence[Command]) -> list[AccountKey]:
+        """Return the accounts that new holds, and entries without a known hold, will need."""
+        wanted: dict[str, AccountKey] = {}
+        quarter = self.quarter
+        for command in commands:
+            quarter = max(quarter, int(command.at_s // QUARTER_S))
+            if isinstance(command, Hold):
+                owners: Iterable[Owners] = (command.owners,)
+            elif isinstance(command, Settle) and command.hold_id not in self.holds:
+                owners = (entry.owners for entry in command.entries)
+            else:
+                continue
+            for one in owners:
+                if (one, quarter) not in self._planned:
+                    keys = legs_for(one, self._specs, quarter * QUARTER_S)
+                    name = leg_set_of(key.account_id for key in keys)
+                    self._planned[one, quarter] = name
+                    self.leg_sets[name] = tuple(key.account_id for key in keys)
+                    wanted.update((key.account_id, key) for key in keys)
+        return list(wanted.values())
+
+    @property
+    def planned_sets(self) -> set[str]:
+        """Names of the leg sets that may not be in the store yet."""
+        return set(self._planned.values())
+
+    def bring(self, account: Account) -> None:
+        """Add an account, with the limit that holds for it now."""
+        account.spec = spec_of(account.key, self._specs)
+        account.limit = None if account.spec is None else account.spec.limit_in(account.key.ledger)
+        self.accounts[account.key.account_id] = account
+
+    def apply(self, command: Command) -> Answer:
+        """Decide one command; what it speaks of must have been brought in."""
+        self.quarter = max(self.quarter, int(command.at_s // QUARTER_S))
+        if isinstance(command, Hold):
+            return self._hold(command)
+        if isinstance(command, Settle):
+            return self._settle(command)
+        if isinstance(command, Void):
+            return self._void(command)
+        if isinstance(command, Expire):
+            return self._expire(command)
+        return self._correct(command)
+
+    def _hold(self, command: Hold) -> Answer:
+        known = self.holds.get(command.hold_id)
+        if known is not None:
+            same = (known.hold.owners, known.hold.amount_nano, known.hold.tokens) == (
+                command.owners,
+                command.amount_nano,
+                command.tokens,
+            )
+            return Answer(outcome="replayed" if same else "conflict")
+        leg_set = self._planned[command.owners, self.quarter]
+        legs = self._legs(leg_set)
+        for account in legs:
+            refusal = _refusal(account, command)
+            if refusal is not None:
+                return Answer(outcome="refused", refusal=refusal)
+        held = HeldAmount(hold=command, leg_set=leg_set)
+        self.holds[command.hold_id] = held
+        self._move(
+            Transfer(
+                kind=TransferKind.PENDING,
+                at_s=command.at_s,
+                leg_set=leg_set,
+                nano=held.nano,
+                tokens=command.tokens,
+                hold_id=command.hold_id,
+            )
+        )
+        return Answer(outcome="done")
+
+    def _settle(self, command: Settle) -> Answer:
+        held = self.holds.get(command.hold_id) if command.hold_id is not None else None
+        fresh = self._fresh(command.entries)
+        if held is None:
+            return self._settle_without_hold(command, fresh)
+        nano, tokens = self._book(command, fresh, held.leg_set)
+        if held.state is HoldState.OPEN:
+            self._end(held, TransferKind.POST, command.at_s, min(nano, held.nano), min(tokens, held.hold.tokens))
+            nano, tokens = nano - min(nano, held.nano), tokens - min(tokens, held.hold.tokens)
+        elif held.state is HoldState.EXPIRED and not held.resolved:
+            self._resolve(held, command.at_s)
+        elif not fresh:
+            settled = held.state is HoldState.POSTED or held.resolved or bool(command.entries)
+            return Answer(outcome="replayed" if settled else "conflict")
+        self._single(command, held.leg_set, nano, tokens)
+        return Answer(outcome="done", alerts=self._alerts(held.leg_set), count=len(fresh))
+
+    def _settle_without_hold(self, command: Settle, fresh: Sequence[UsageEntry]) -> Answer:
+        if not fresh:
+            return Answer(outcome="replayed" if command.entries or command.hold_id is None else "missing")
+        alerts: list[SoftAlert] = []
+        for owners in dict.fromkeys(entry.owners for entry in fresh):
+            leg_set = self._planned[owners, self.quarter]
+            nano, tokens = self._book(command, [entry for entry in fresh if entry.owners == owners], leg_set)
+            self._single(command, leg_set, nano, tokens)
+            alerts += self._alerts(leg_set)
+        return Answer(outcome="done", alerts=tuple(alerts), count=len(fresh))
+
+    def _void(self, command: Void) -> Answer:
+        held = self.holds.get(command.hold_id)
+        if held is None:
+            return Answer(outcome="missing")
+        if held.state is HoldState.OPEN:
+            self._end(held, TransferKind.VOID, command.at_s, 0, 0)
+        elif held.state is HoldState.EXPIRED and not held.resolved:
+            self._resolve(held, command.at_s)
+        else:
+            return Answer(outcome="conflict" if held.state is HoldState.POSTED else "replayed")
+        return Answer(outcome="done")
+
+    def _expire(self, command: Expire) -> Answer:
+        alerts: list[SoftAlert] = []
+        count = 0
+        for held in sorted(self.holds.values(), key=lambda held: (held.hold.expires_s, held.hold.hold_id)):
+            if held.state is HoldState.OPEN and is_overdue(held.hold, command):
+                self._end(held, TransferKind.EXPIRE, command.at_s, 0, 0)
+                alerts += self._alerts(held.leg_set)
+                count += 1
+        return Answer(outcome="done", alerts=tuple(alerts), count=count)
+
+    def _correct(self, command: Correct) -> Answer:
+        if command.correction_id in self.known:
+            return Answer(outcome="replayed")
+        found = self.current.get(command.entry_id)
+        if found is None:
+            return Answer(outcome="missing")
+        booked, before = found
+        entry = replace(
+            booked.entry,
+            usage=command.usage,
+            cost_nano=command.cost_nano,
+            price_id=command.price_id,
+            cache_write_1h_tokens=command.cache_write_1h_tokens,
+        )
+        after = sums_of(entry)
+        correction = BookedEntry(
+            entry=entry,
+            row_id=command.correction_id,
+            sums=tuple(new - old for new, old in zip(after, before, strict=True)),
+            hold_id=booked.hold_id,
+            leg_set=booked.leg_set,
+            booked_s=command.at_s,
+            corrects=command.entry_id,
+        )
+        self.booked.append(correction)
+        self.known.add(command.correction_id)
+        self.current[command.entry_id] = (booked, after)
+        nano, tokens = charged_nano(correction.sums), charged_tokens(correction.sums)
+        for kind, sign in ((TransferKind.CORRECT, 1), (TransferKind.REFUND, -1)):
+            if sign * nano > 0 or sign * tokens > 0:
+                self._move(
+                    Transfer(
+                        kind=kind,
+                        at_s=command.at_s,
+                        leg_set=booked.leg_set,
+                        nano=max(0, sign * nano),
+                        tokens=max(0, sign * tokens),
+                        hold_id=booked.hold_id,
+                        entry_id=command.correction_id,
+                    )
+                )
+        return Answer(outcome="done", alerts=self._alerts(booked.leg_set), count=1)
+
+    def _fresh(self, entries: Sequence[UsageEntry]) -> list[UsageEntry]:
+        fresh = []
+        for entry in entries:
+            if entry.entry_id not in self.known:
+                self.known.add(entry.entry_id)
+                fresh.append(entry)
+        return fresh
+
+    def _book(self, command: Settle, entries: Sequence[UsageEntry], leg_set: str) -> tuple[int, int]:
+        nano = tokens = 0
+        for entry in entries:
+            sums = sums_of(entry)
+            booked = BookedEntry(
+                entry=entry,
+                row_id=entry.entry_id,
+                sums=sums,
+                hold_id=command.hold_id,
+                leg_set=leg_set,
+                booked_s=command.at_s,
+            )
+            self.booked.append(booked)
+            self.current[entry.entry_id] = (booked, sums)
+            nano += charged_nano(sums)
+            tokens += charged_tokens(sums)
+        return nano, tokens
+
+    def _single(self, command: Settle, leg_set: str, nano: int, tokens: int) -> None:
+        if nano or tokens:
+            self._move(
+                Transfer(
+                    kind=TransferKind.SINGLE,
+                    at_s=command.at_s,
+                    leg_set=leg_set,
+                    nano=nano,
+                    tokens=tokens,
+                    hold_id=command.hold_id,
+                )
+            )
+
+    def _end(self, held: HeldAmount, kind: TransferKind, at_s: float, nano: int, tokens: int) -> None:
+        held.state = _STATE_AFTER[kind]
+        held.ended_s = at_s
+        self._move(self._freeing(held, kind, at_s, nano, tokens))
+
+    def _resolve(self, held: HeldAmount, at_s: float) -> None:
+        held.resolved = True
+        self._move(self._freeing(held, TransferKind.RESOLVE, at_s, 0, 0))
+
+    def _freeing(self, held: HeldAmount, kind: TransferKind, at_s: float, nano: int, tokens: int) -> Transfer:
+        return Transfer(
+            kind=kind,
+            at_s=at_s,
+            leg_set=held.leg_set,
+            nano=nano,
+            tokens=tokens,
+            freed_nano=held.nano,
+            freed_tokens=held.hold.tokens,
+            hold_id=held.hold.hold_id,
+        )
+
+    def _move(self, transfer: Transfer) -> None:
+        self.transfers.append(transfer)
+        for account in self._legs(transfer.leg_set):
+            move(account, transfer)
+
+    def _legs(self, leg_set: str) -> list[Account]:
+        return [self.accounts[account_id] for account_id in self.leg_sets[leg_set]]
+
+    def _alerts(self, leg_set: str) -> tuple[SoftAlert, ...]:
+        alerts = []
+        for account in self._legs(leg_set):
+            spec, limit = account.spec, account.limit
+            if spec is None or limit is None or account.alerted or account.used < spec.soft_share * limit:
+                continue
+            account.alerted = True
+            alerts.append(
+                SoftAlert(
+                    budget_id=spec.budget_id,
+                    owner_kind=account.key.owner_kind,
+                    owner_name=account.key.owner_name,
+                    window=account.key.window,
+                    window_key=account.key.window_key,
+                    ledger=account.key.ledger,
+                    limit=limit,
+                    spent=account.used,
+                )
+            )
+        return tuple(alerts)
+
+
+def move(account: Account, transfer: Transfer) -> None:
+    """Change one account's balances by a transfer."""
+    usd = account.key.ledger is Ledger.USD
+    amount = transfer.nano if usd else transfer.tokens
+    freed = transfer.freed_nano if usd else transfer.freed_tokens
+    kind = transfer.kind
+    if kind is TransferKind.PENDING:
+        account.pending += amount
+    elif kind is TransferKind.POST:
+        account.pending -= freed
+        account.posted += amount
+    elif kind is TransferKind.VOID:
+        account.pending -= freed
+    elif kind is TransferKind.EXPIRE:
+        account.pending -= freed
+        account.unknown += freed
+    elif kind is TransferKind.RESOLVE:
+        account.unknown -= freed
+    elif kind is TransferKind.REFUND:
+        account.refunded += amount
+    else:
+        account.posted += amount
+
+
+def is_overdue(hold: Hold, command: Expire) -> bool:
+    """Return whether ``command`` takes the hold's holder for dead."""
+    if command.holder is not None:
+        return hold.holder == command.holder
+    return hold.expires_s <= command.at_s
+
+
+_STATE_AFTER = {
+    TransferKind.POST: HoldState.POSTED,
+    TransferKind.VOID: HoldState.VOIDED,
+    TransferKind.EXPIRE: HoldState.EXPIRED,
+}
+
+
+def _refusal(account: Account, command: Hold) -> Refusal | None:
+    spec, limit = account.spec, account.limit
+    if spec is None or limit is None or not spec.hard:
+        return None
+    asked = command.amount_nano if account.key.ledger is Ledger.USD else command.tokens
+    left = max(0, limit - account.used - account.pending)
+    if asked is not None and asked * (SPARE_PARTS if command.spare else 1) <= left:
+        return None
+    return Refusal(
+        reason="unpriced" if asked is None else "exhausted",
+        budget_id=spec.budget_id,
+        owner_kind=account.key.owner_kind,
+        owner_name=account.key.owner_name,
+        window=account.key.window,
+        ledger=account.key.ledger,
+        limit=limit,
+        left=left,
+        asked=asked,
+        resets_s=account.key.ends_s,
+    )
