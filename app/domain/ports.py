@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
 
 from app.domain.accounts import Orchestra
+from app.domain.books.entries import Answer, Command
 from app.domain.calls import Admission, CallAnswer, CallOrder, Collected, ModelCall
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult
 from app.domain.gateway import EmbeddingRequest, EmbeddingResult
@@ -91,6 +92,13 @@ class Upstreams(Protocol):
 
     def goes_on(self, account: str, *, stream: bool) -> bool:
         """Tell whether its provider finishes, and bills, a call whose connection is closed."""
+
+
+class Books(Protocol):
+    """The ledger, for whoever buys; implemented by ``actors/handles``."""
+
+    async def apply_books(self, commands: Sequence[Command]) -> Sequence[Answer]:
+        """Apply commands in order, in one transaction, and return once they are on disk; each may be repeated."""
 
 
 class PermitHosts(Protocol):

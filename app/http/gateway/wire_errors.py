@@ -28,7 +28,8 @@ def status_of(error: GatewayError) -> tuple[int, str]:
     if isinstance(error, AccessError):
         return (403, "permission_error") if error.known else (401, "authentication_error")
     if isinstance(error, QuotaError):
-        return 429, "rate_limit_error"
+        # Clients that are told no time to come back must not try again: a budget, or a call larger than a limit.
+        return 429, "rate_limit_error" if error.retry_after_s is not None else "insufficient_quota"
     if isinstance(error, CapacityError):
         return (429, "rate_limit_error") if error.retry_after_s is not None else (503, "capacity_error")
     if isinstance(error, UpstreamError) and not isinstance(error, CallLostError) and error.kind in _BUSY:
