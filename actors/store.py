@@ -195,7 +195,7 @@ class Store:
                 with readers.connect() as connection:
                     return query(connection)
             except SQLAlchemyError as error:
-                raise fault(error, str(self._place)) from None
+                raise fault(error, self._place) from None
 
         return await asyncio.to_thread(run)
 
@@ -222,4 +222,4 @@ def _open(place: Place) -> _Opened:
     except BaseException:
         os.close(lock)
         raise
-    return _Opened(lock=lock, writers=writers, readers=open_for_reading(place), writer=Writer(writers, str(place)))
+    return _Opened(lock=lock, writers=writers, readers=open_for_reading(place), writer=Writer(writers, place))

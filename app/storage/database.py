@@ -121,7 +121,7 @@ def bring_to(engine: Engine, place: Place, revision: str | None) -> tuple[str | 
                 _pragma(connection, "foreign_keys=ON")
     except Exception as error:
         if is_storage_error(error):
-            raise fault(error, str(place)) from error
+            raise fault(error, place) from error
         raise
     return before, target, kept
 

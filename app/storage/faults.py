@@ -7,6 +7,7 @@ then. What is no fault is a bug in the command that met it.
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, TimeoutError
 
 from app.domain.errors import ConfigurationError, GatewayError, InternalError
+from app.storage.place import Place
 
 
 class FaultKind(StrEnum):
@@ -52,6 +54,7 @@ _WORDS = {
         "the database server refuses us", "check user, password, database and rights in `store.url`"
     ),
 }
+PROBE_BYTES = 65_536
 GOES_ON = "; Tutti goes on by itself then"
 
 # Primary result codes: https://www.sqlite.org/rescode.html
@@ -112,12 +115,12 @@ def kind_of(error: BaseException) -> FaultKind | None:
     return _without_state(error)
 
 
-def fault(error: BaseException, place: str) -> GatewayError:
+def fault(error: BaseException, place: Place | None) -> GatewayError:
     """Return the error for a caller whose write or read met ``error``.
 
     Args:
         error: From the database's driver or the file system.
-        place: Where the database is, without secrets.
+        place: Where the database is; None where that is not known.
     """
     if isinstance(error, GatewayError):
         return error
@@ -126,14 +129,15 @@ def fault(error: BaseException, place: str) -> GatewayError:
         return InternalError(
             f"the journal refused this ({type(error).__name__})", remedy="a bug of ours: the server's log says more"
         )
-    words = _WORDS[kind]
-    return InternalError(f"the journal {place} cannot be used: {words.what}", remedy=words.remedy + GOES_ON)
+    if kind is FaultKind.IO and place is not None and place.file is not None:
+        kind = _look_closer(place.file)
+    return _unusable(kind, str(place or "database"))
 
 
 def directory_error(error: OSError, directory: Path) -> GatewayError:
     """Return the error for a data directory that cannot be created or written."""
     if kind_of(error) in (FaultKind.FULL, FaultKind.IO) and error.errno not in (errno.ENOTDIR, errno.ELOOP):
-        return fault(error, str(directory))
+        return _unusable(_ERRNO.get(error.errno or 0, FaultKind.IO), repr(str(directory)))
     return ConfigurationError(
         f"the data directory {str(directory)!r} cannot be written: {error.strerror}",
         param="data_dir",
@@ -144,6 +148,27 @@ def directory_error(error: OSError, directory: Path) -> GatewayError:
 def is_storage_error(error: BaseException) -> bool:
     """Whether ``error`` comes from below us: driver, pool or file system."""
     return isinstance(error, SQLAlchemyError | OSError)
+
+
+def _unusable(kind: FaultKind, place: str) -> InternalError:
+    words = _WORDS[kind]
+    return InternalError(f"the journal {place} cannot be used: {words.what}", remedy=words.remedy + GOES_ON)
+
+
+def _look_closer(file: Path) -> FaultKind:
+    """Ask the disk itself: SQLite says "I/O error" for a full or read-only one, too, depending on what it was doing."""
+    probe = file.with_name(f".{file.name}.probe")
+    try:
+        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.write(descriptor, bytes(PROBE_BYTES))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+            probe.unlink()
+    except OSError as error:
+        return _ERRNO.get(error.errno or 0, FaultKind.IO)
+    return FaultKind.IO
 
 
 def _without_state(error: DBAPIError) -> FaultKind | None:

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Engine
 
 from app.domain.errors import CapacityError, GatewayError
 from app.storage.faults import fault, kind_of
+from app.storage.place import Place
 
 Value = TypeVar("Value")
 
@@ -42,12 +43,12 @@ class Writer:
 
     Args:
         engine: Of the database's one writer.
-        place: Where the database is, for messages; no secrets.
+        place: Where the database is, for messages.
 
     Thread-safe. What was queued but not committed when the process dies was never acknowledged.
     """
 
-    def __init__(self, engine: Engine, place: str = "database") -> None:
+    def __init__(self, engine: Engine, place: Place | None = None) -> None:
         self._engine = engine
         self._place = place
         self._queue: queue.Queue[_Command | None] = queue.Queue(QUEUE_COMMANDS_MAX)
