@@ -183,7 +183,8 @@ class Purse:
         if now_s - self.drawn_s > IDLE_S:
             self.seal()
         commands: list[Command] = []
-        done, kept = [], []
+        done: list[Block] = []
+        kept: list[Block] = []
         for block in self.sealed:
             overdue = now_s - block.taken_s > RENEW_S
             (done if block.entries or overdue or not block.flying else kept).append(block)

@@ -242,7 +242,7 @@ def test_call_that_gives_up_while_it_waits_for_its_hold_leaves_nothing_held() ->
         async with a_keeper(books, clock) as keeper:
             waiting = asyncio.create_task(keeper.hold(OWNERS, CEILING))
             await asyncio.sleep(0.5)
-            await cancel(waiting)
+            waiting.cancel()
             await asyncio.sleep(10.0)
         assert books.spent("usd/key:alice") == (0, 0, 0)
         assert "open" not in books.counts()
