@@ -8,28 +8,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from app.domain.accounts import AccountSpec, ModelInfo, Provider
 from app.domain.chat import LimitObservation, Usage
 from app.domain.errors import UpstreamError, UpstreamKind
 from app.domain.health import Health
-from app.domain.limiter import Limiter, Observation, Refusal
+from app.domain.hosting import find_pattern
+from app.domain.limiter import Limiter, LimitLoad, Observation, Refusal
 from app.domain.limiter_state import LimiterState
-from app.domain.limits import Charge, LimitSpec, RateName
+from app.domain.limits import MINUTE_NS, Charge, LimitSpec, RateName
 from app.domain.load import BucketKind, BucketLevel, LoadRow
-from app.domain.speed import EWMA_WEIGHT, Speed
+from app.domain.meter import Meter
+from app.domain.passing_scopes import KEPT_MAX, PassingScopes
 from app.domain.views import AccountView, LimitView
+from app.domain.windows import SLACK_NS
 
 DAY_NS = 86_400_000_000_000
 PACIFIC_MIDNIGHT_NS = 8 * 3_600_000_000_000
 """Gemini's days end at midnight Pacific: 08:00 UTC in winter, 07:00 in summer; the later one is safe for both."""
-CALL_S_PRIOR = 1.0
 SECOND_NS = 1_000_000_000
 NEVER_S = 1e9
 RECHECK_S = 0.25
-STALE_NS = 600 * SECOND_NS
-"""What was not asked for so long is tried again as if it were new: it may have been slow but once."""
 
 _PROVIDER_TROUBLE = frozenset(
     {
@@ -52,6 +52,10 @@ _KIND_OF_NAME: dict[RateName, BucketKind] = {
     "itpm": "input_tokens",
     "otpm": "output_tokens",
 }
+
+
+TOO_MANY = "too many users at once"
+TOO_MANY_S = 10.0
 
 
 class Order(Protocol):
@@ -88,44 +92,23 @@ class Decision:
 
 
 @dataclass(slots=True)
-class _Meter:
-    """What is measured of one (account, model)."""
-
-    account: AccountSpec
-    model: ModelInfo
-    health: Health
-    call_s: float = CALL_S_PRIOR
-    call_output_tokens: float = 500.0
-    calls: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    last_error: str | None = None
-    speed: Speed = field(default_factory=Speed)
-    answered_ns: int | None = None
-
-    def note(self, order: Order, usage: Usage, now_ns: int, duration_s: float, ttft_s: float | None) -> None:
-        """Take one answered call into the averages; the first replaces the prior, and so does the first for long."""
-        afresh = not self.is_fresh(now_ns)
-        weight = 1.0 if afresh else EWMA_WEIGHT
-        self.call_s += weight * (duration_s - self.call_s)
-        self.call_output_tokens += weight * (order.output_tokens_max - self.call_output_tokens)
-        self.speed.note(usage, duration_s, ttft_s, afresh=afresh)
-        self.answered_ns = now_ns
-        self.calls += 1
-        self.input_tokens += usage.input_tokens
-        self.output_tokens += usage.output_tokens
-
-    def is_fresh(self, now_ns: int) -> bool:
-        """Tell whether anything was measured lately."""
-        return self.answered_ns is not None and now_ns - self.answered_ns < STALE_NS
-
-
-@dataclass(slots=True)
 class _Scope:
     limiter: Limiter
     spec: LimitSpec
     day_offset_ns: int
+    moved_ns: int
+    """When something last began to count in its windows."""
+    lost_ns: int | None = None
+    """Where an earlier life may have admitted calls: when it ended, at the latest."""
     day_index: int = -1
+
+
+_Guest: TypeAlias = tuple[_Scope, Meter]
+
+
+def _is_at_rest(guest: _Guest, now_ns: int) -> bool:
+    load = guest[0].limiter.load(now_ns)
+    return load.in_flight == 0 and all(limit.level >= limit.capacity for limit in load.limits)
 
 
 @dataclass(slots=True)
@@ -133,10 +116,17 @@ class AccountBook:
     """Everything an account host knows; ``dirty`` says that a limiter changed since the last ``snapshots``."""
 
     dirty: bool = False
+    users_max: int = KEPT_MAX
+    """Users of callers whose limits are kept at once."""
     _scopes: dict[tuple[str, str], _Scope] = field(default_factory=dict)
-    _meters: dict[tuple[str, str], _Meter] = field(default_factory=dict)
-    _retired: dict[tuple[str, str], _Meter] = field(default_factory=dict)
+    _meters: dict[tuple[str, str], Meter] = field(default_factory=dict)
+    _retired: dict[tuple[str, str], Meter] = field(default_factory=dict)
     """Meters of removed accounts: calls under way still settle."""
+    _guests: PassingScopes[_Guest] = field(init=False)
+    """Users of callers, by account; they come and go."""
+
+    def __post_init__(self) -> None:
+        self._guests = PassingScopes(_is_at_rest, self.users_max)
 
     def scopes(self) -> set[tuple[str, str]]:
         """Return the (scope, model) pairs that have a limiter."""
@@ -152,7 +142,7 @@ class AccountBook:
     ) -> None:
         """Take a configuration: new scopes continue their saved state, known ones keep theirs with changed limits."""
         infos = {model.name: model for model in models}
-        meters: dict[tuple[str, str], _Meter] = {}
+        meters: dict[tuple[str, str], Meter] = {}
         scopes: dict[tuple[str, str], _Scope] = {}
         for account in accounts:
             for name, spec in account.limits:
@@ -166,6 +156,11 @@ class AccountBook:
                 scopes[key] = scope
         self._retired.update({key: meter for key, meter in self._meters.items() if key not in meters})
         self._scopes, self._meters = scopes, meters
+        for _name, (scope, meter) in self._guests:
+            pattern = scopes.get((meter.account.scope, meter.model.name))
+            if pattern is not None and pattern.spec != scope.spec:
+                scope.limiter.change_limits(pattern.spec, now_ns)
+                scope.spec = pattern.spec
         self.dirty = True
 
     def admit(  # noqa: PLR0913  when, and on which terms
@@ -190,6 +185,8 @@ class AccountBook:
             headroom: Share of every limit that must stay free.
             usable_s: How long after its start the order may still be sent.
         """
+        if (order.account, order.model) not in self._meters and not self._receive(order, now_ns):
+            return Decision(admitted=False, start_in_s=TOO_MANY_S, reason=TOO_MANY)
         scope, meter = self._of(order.account, order.model)
         self._begin_day(scope, now_ns, wall_ns)
         ready_ns = meter.health.ready_at_ns(now_ns)
@@ -215,6 +212,7 @@ class AccountBook:
             return Decision(admitted=False, start_in_s=start_in_s, reason=found.binding)
         meter.health.on_start(now_ns)
         self.dirty = True
+        scope.moved_ns = now_ns
         return Decision(admitted=True, start_in_s=_seconds(found.start_ns - now_ns))
 
     def revive(self, account: str) -> None:
@@ -245,8 +243,10 @@ class AccountBook:
             scope.limiter.correct_from_headers(ticket, [_observation(seen) for seen in observations], now_ns)
         used = Charge(requests=1, input_tokens=usage.input_tokens, output_tokens_max=usage.output_tokens)
         scope.limiter.settle(ticket, used, now_ns)
+        if scope.spec.counted_from == "answer" or usage.output_tokens > order.output_tokens_max:
+            scope.moved_ns = now_ns
         meter.health.on_success(now_ns)
-        meter.note(order, usage, now_ns, duration_s, ttft_s)
+        meter.note(order.output_tokens_max, usage, now_ns, duration_s=duration_s, ttft_s=ttft_s)
         self.dirty = True
 
     def fail(self, order: Order, ticket: str, error: UpstreamError, now_ns: int, wall_ns: int) -> None:
@@ -284,8 +284,8 @@ class AccountBook:
         self.dirty = True
 
     def serves(self, account: str, model: str) -> bool:
-        """Tell whether that account takes calls of that model."""
-        return (account, model) in self._meters
+        """Tell whether that account takes calls of that model; so does one that a pattern is there for."""
+        return (account, model) in self._meters or (find_pattern(account), model) in self._meters
 
     def is_roomy(self, account: str, model: str, now_ns: int) -> bool:
         """Tell whether so much is left of every limit that spare permits may be given away."""
@@ -300,16 +300,20 @@ class AccountBook:
     def row(self, account: str, model: str, now_ns: int) -> LoadRow | None:
         """Return the load of one (account, model); None where it is not served."""
         meter = self._meters.get((account, model))
-        if meter is None:
+        guest = self._guests.find(account) if meter is None else None
+        if guest is not None:
+            scope, meter = guest
+        elif meter is not None:
+            scope = self._scopes[meter.account.scope, model]
+        else:
             return None
-        scope = self._scopes[meter.account.scope, model]
         load = scope.limiter.load(now_ns)
         ready_ns = meter.health.ready_at_ns(now_ns)
         cooldown_ns = max(load.cooldown_until_ns - now_ns, (ready_ns or now_ns) - now_ns, 0)
         return LoadRow(
             account=account,
             model=model,
-            scope=meter.account.scope,
+            scope=meter.account.scope if guest is None else account,
             state=meter.health.state(now_ns),
             in_flight=load.in_flight,
             concurrency=load.concurrency,
@@ -319,6 +323,7 @@ class AccountBook:
                     level=float(limit.level),
                     capacity=float(limit.capacity),
                     rate_per_s=limit.limit / 60.0,
+                    full_s=_full_s(scope, limit, load.in_flight, now_ns) if scope.spec.window == "sliding" else None,
                 )
                 for limit in load.limits
                 if limit.name in _KIND_OF_NAME
@@ -326,12 +331,12 @@ class AccountBook:
             cooldown_s=_seconds(cooldown_ns),
             # While somebody tries it again, what is known of it is good enough for the others.
             measured=meter.calls > 0 and (load.in_flight > 0 or meter.is_fresh(now_ns)),
-            ttft_s=meter.speed.ttft_s,
-            tokens_per_s=meter.speed.tokens_per_s,
-            output_tokens=meter.speed.output_tokens,
             closed_s=_seconds(max(0, (load.opens_ns or now_ns) - now_ns)),
             call_s=meter.call_s,
             call_output_tokens=meter.call_output_tokens,
+            ttft_s=meter.speed.ttft_s,
+            tokens_per_s=meter.speed.tokens_per_s,
+            output_tokens=meter.speed.output_tokens,
             error_rate=meter.health.error_rate,
             context_tokens=meter.model.context_tokens,
             observed_at_s=now_ns / SECOND_NS,
@@ -353,9 +358,30 @@ class AccountBook:
         self.dirty = False
         return {key: scope.limiter.snapshot(now_ns, wall_ns) for key, scope in self._scopes.items()}
 
-    def _of(self, account: str, model: str) -> tuple[_Scope, _Meter]:
-        meter = self._meters.get((account, model)) or self._retired[account, model]
+    def _of(self, account: str, model: str) -> tuple[_Scope, Meter]:
+        meter = self._meters.get((account, model))
+        if meter is None:
+            guest = self._guests.find(account)
+            if guest is not None:
+                return guest
+            meter = self._retired[account, model]
         return self._scopes[meter.account.scope, model], meter
+
+    def _receive(self, order: Order, now_ns: int) -> bool:
+        """Make room for a guest, unless it is here already; False where there are too many."""
+        pattern = self._meters.get((find_pattern(order.account) or "", order.model))
+        if pattern is None:
+            return True  # a removed account: calls under way still settle
+
+        def make() -> _Guest:
+            scope = self._scopes[pattern.account.scope, order.model]
+            began_ns = now_ns if scope.lost_ns is None else scope.lost_ns
+            # What guests used in an earlier life is not known: the most they can have.
+            limiter = Limiter.restore(scope.spec, None, lost=scope.lost_ns is not None, now_ns=began_ns, wall_ns=0)
+            guest = _Scope(limiter=limiter, spec=scope.spec, day_offset_ns=0, moved_ns=began_ns)
+            return guest, Meter(account=pattern.account, model=pattern.model, health=Health())
+
+        return self._guests.open(order.account, make, now_ns) is not None
 
     def _scope(
         self,
@@ -375,12 +401,15 @@ class AccountBook:
         state, clean = saved if saved is not None else (None, True)
         limiter = Limiter.restore(spec, state, lost=not clean, now_ns=now_ns, wall_ns=wall_ns)
         offset_ns = PACIFIC_MIDNIGHT_NS if account.provider is Provider.GEMINI else 0
-        return _Scope(limiter=limiter, spec=spec, day_offset_ns=offset_ns)
+        lost_ns = None
+        if state is not None:
+            lost_ns = now_ns - (max(0, wall_ns - state.wall_ns) if clean else 0)
+        return _Scope(limiter=limiter, spec=spec, day_offset_ns=offset_ns, moved_ns=now_ns, lost_ns=lost_ns)
 
-    def _meter(self, account: AccountSpec, model: ModelInfo) -> _Meter:
+    def _meter(self, account: AccountSpec, model: ModelInfo) -> Meter:
         known = self._meters.get((account.name, model.name))
         if known is None:
-            return _Meter(account=account, model=model, health=Health())
+            return Meter(account=account, model=model, health=Health())
         if known.account.api_key != account.api_key or known.account.base_url != account.base_url:
             # A person acted: a new key (or address) deserves a new chance.
             known.health, known.last_error = Health(), None
@@ -406,7 +435,7 @@ class AccountBook:
         else:
             scope.limiter.settle(ticket, _whole(order), now_ns)
 
-    def _view(self, meter: _Meter, now_ns: int) -> AccountView:
+    def _view(self, meter: Meter, now_ns: int) -> AccountView:
         row = self.row(meter.account.name, meter.model.name, now_ns)
         assert row is not None, "every meter has a scope"
         limiter = self._scopes[meter.account.scope, meter.model.name].limiter
@@ -423,12 +452,21 @@ class AccountBook:
             in_flight=row.in_flight,
             cooldown_s=row.cooldown_s,
             last_error=meter.last_error,
-            ttft_s=row.ttft_s,
-            tokens_per_s=row.tokens_per_s,
             calls=meter.calls,
             input_tokens=meter.input_tokens,
             output_tokens=meter.output_tokens,
+            ttft_s=row.ttft_s,
+            tokens_per_s=row.tokens_per_s,
         )
+
+
+def _full_s(scope: _Scope, limit: LimitLoad, in_flight: int, now_ns: int) -> float:
+    """Return when a window is full again if nothing more starts; what is under way counts as answered now."""
+    if limit.level >= limit.capacity:
+        return 0.0
+    if scope.spec.counted_from == "start":
+        return max(0.0, _seconds(scope.moved_ns + MINUTE_NS + SLACK_NS - now_ns))
+    return _seconds(MINUTE_NS if in_flight else max(0, scope.moved_ns + MINUTE_NS - now_ns))
 
 
 def _whole(order: Order) -> Charge:

@@ -27,6 +27,8 @@ class Caller:
 
     name: str
     limits: LimitSpec = field(default_factory=LimitSpec)
+    user_limits: LimitSpec = field(default_factory=LimitSpec)
+    """What each of its users gets; calls that name none are one user's."""
     allowed_models: tuple[str, ...] = ()
     """Public names and aliases; empty means all."""
     service_class: ServiceClass = ServiceClass.STANDARD

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from app.domain.accounts import AccountSpec, Orchestra, Provider
+from app.domain.gateway import Caller
 from app.domain.load import LoadRow
 
 CALLERS_HOST = "callers"
 """The actor of the callers' own limits: an account host whose "accounts" are the callers."""
 CALLERS_MODEL = "*"
 """A caller's limits hold over all models."""
+USERS_PREFIX = "users:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,16 +44,47 @@ def caller_account(name: str) -> str:
     return f"caller:{name}"
 
 
-def _callers_host(orchestra: Orchestra) -> dict[str, tuple[AccountSpec, ...]]:
-    accounts = tuple(
+def users_account(caller: str) -> str:
+    """Return the name of what every user of a caller gets: the pattern that their own limiters are made by."""
+    return f"{USERS_PREFIX}{caller}"
+
+
+def user_account(caller: str, user: str) -> str:
+    """Return the name under which one user's limits are kept; of bounded length, whatever users are called."""
+    digest = hashlib.blake2b(user.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+    return f"{USERS_PREFIX}{caller}:{digest}"
+
+
+def find_pattern(account: str) -> str | None:
+    """Return the ``users_account`` of a ``user_account``; None for any other name."""
+    pattern, colon, _digest = account.rpartition(":")
+    return pattern if colon and pattern.startswith(USERS_PREFIX) else None
+
+
+def is_user(account: str) -> bool:
+    """Tell whether that is the name of one user's limits."""
+    return account.startswith(USERS_PREFIX)
+
+
+def caller_specs(callers: Collection[Caller]) -> tuple[AccountSpec, ...]:
+    """Return the "accounts" that hold the callers' limits, and what their users get."""
+    named = [(caller_account(caller.name), caller.limits) for caller in callers]
+    named += [
+        (users_account(caller.name), caller.user_limits) for caller in callers if not caller.user_limits.unlimited
+    ]
+    return tuple(
         AccountSpec(
-            name=caller_account(spec.caller.name),
+            name=name,
             provider=Provider.CUSTOM,
             models=((CALLERS_MODEL, CALLERS_MODEL),),
-            limits=((CALLERS_MODEL, spec.caller.limits),),
+            limits=((CALLERS_MODEL, limits),),
         )
-        for spec in orchestra.callers
+        for name, limits in named
     )
+
+
+def _callers_host(orchestra: Orchestra) -> dict[str, tuple[AccountSpec, ...]]:
+    accounts = caller_specs([spec.caller for spec in orchestra.callers])
     return {CALLERS_HOST: accounts} if accounts else {}
 
 

@@ -22,6 +22,8 @@ class BucketLevel:
     """Requests or tokens that may start at once; negative while in debt."""
     capacity: float
     rate_per_s: float
+    full_s: float | None = None
+    """Seconds, at observation, after which a window is full again if nothing more starts; None for a bucket."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -144,8 +144,10 @@ class PermitOffice:
         if decision.admitted:
             owner.held[wish.call_id] = wish, owner.granted
             owner.hungry.pop(pair, None)
-            owner.fed_ns[pair] = now_ns
-        elif not decision.refused_for_good:
+            if wish.horizon_s > 0:
+                owner.fed_ns[pair] = now_ns
+        elif wish.horizon_s > 0 and not decision.refused_for_good:
+            # Who wants it now or never takes no turns: callers' users come and go, and nothing is kept of them.
             owner.hungry[pair] = now_ns, decision.reason
         return Admission(
             call_id=wish.call_id,

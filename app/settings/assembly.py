@@ -62,7 +62,9 @@ def assemble(file: ConfigurationFile, *, table: ModelTable, data_dir: Path, sour
     notes.extend(cast.notes)
     notes.extend(_unused(file, offer, accounts))
     priced = dict.fromkeys(section.model for section in file.prices)
-    notes.extend(f"No account serves {name!r}, priced under `prices`." for name in priced if not offer.find(name, table))
+    notes.extend(
+        f"No account serves {name!r}, priced under `prices`." for name in priced if not offer.find(name, table)
+    )
     if all(model.tier is Tier.TINY for model in models):
         notes.insert(0, TINY_NOTE)
     orchestra = Orchestra(
@@ -128,6 +130,8 @@ def _limits(base: LimitsSection, override: LimitsSection | None, concurrency_def
 def _caller_limits(section: KeyLimitsSection) -> LimitSpec:
     """Return limits that we count ourselves; who says how much may come at once wants a bucket."""
     limits = replace(_limits(section, None, None), counted_from="start")
+    if limits.unlimited:
+        return LimitSpec()
     bucket = "burst_s" in section.model_fields_set and "window" not in section.model_fields_set
     return replace(limits, window="bucket") if bucket else limits
 
@@ -139,6 +143,7 @@ def _callers(file: ConfigurationFile, find: Find) -> tuple[CallerSpec, ...]:
             caller=Caller(
                 name=section.name,
                 limits=_caller_limits(section.limits),
+                user_limits=_caller_limits(section.user_limits),
                 # A name that nobody serves stays: an empty list would allow everything.
                 allowed_models=tuple(dict.fromkeys(find(name) or name for name in section.allowed_models)),
                 service_class=section.service_class,

@@ -21,6 +21,7 @@ from app.settings.fields import (
     Origin,
     Share,
     Weight,
+    refusal,
     seconds,
     whole,
 )
@@ -30,6 +31,12 @@ from app.settings.sections import LimitsSection, Section, setting
 def _count(minimum: int, maximum: int, example: str) -> BeforeValidator:
     what = f"a whole number from {minimum} to {maximum}"
     return BeforeValidator(whole(minimum, maximum, what=what, remedy=f"write for instance {example}"))
+
+
+def _no_day(value: object) -> object:
+    if value is not None:
+        raise refusal("users have no limit per day", "limit the day of the key: limits: {rpd: 10000}")
+    return value
 
 
 class KeyLimitsSection(LimitsSection):
@@ -60,6 +67,21 @@ class KeyLimitsSection(LimitsSection):
     )
 
 
+class UserLimitsSection(KeyLimitsSection):
+    """Limits of every single user of one key, over all models; the key's own limits hold beside them.
+
+    The user of a call is the body's `user` (Anthropic: `metadata.user_id`), or the header `x-tutti-user`; all calls
+    that name none are one user's.
+    """
+
+    rpd: Annotated[None, BeforeValidator(_no_day)] = setting(
+        None,
+        "Not for users: what each of them used is kept for minutes, not for a day.",
+        kind="nothing",
+        unit="requests per day",
+    )
+
+
 class AuthKeySection(Section):
     """One key of the gateway: who calls with it, what they may use and how much of it."""
 
@@ -78,6 +100,9 @@ class AuthKeySection(Section):
     )
     limits: Annotated[KeyLimitsSection, EMPTY_IF_NULL] = setting(
         KeyLimitsSection, "Limits of this key over all models.", kind="limits", example="{rpm: 600, tpm: 400000}"
+    )
+    user_limits: Annotated[UserLimitsSection, EMPTY_IF_NULL] = setting(
+        UserLimitsSection, "Limits of every single user of this key.", kind="limits", example="{rpm: 20}"
     )
     team: Name | None = setting(
         None, "The team whose budgets its calls count in, and by which use is summed.", kind="name", example="research"

@@ -37,6 +37,7 @@ from app.settings.gateway_schema import (
     CorsSection,
     GatewaySection,
     KeyLimitsSection,
+    UserLimitsSection,
 )
 from app.settings.problems import FieldPath
 from app.settings.sections import LimitsSection, Section, setting
@@ -353,6 +354,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "auth": AuthSection,
     "auth.keys[]": AuthKeySection,
     "auth.keys[].limits": KeyLimitsSection,
+    "auth.keys[].user_limits": UserLimitsSection,
     "gateway": GatewaySection,
     "gateway.cache": CacheSection,
     "gateway.cors": CorsSection,

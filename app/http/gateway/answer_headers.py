@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeAlias
 
-from app.domain.gateway import Caller
-from app.domain.load import LoadRow
+from app.domain.allowance import Allowance
 from app.services.gateway.gateway import Facts
 
 Headers: TypeAlias = "list[tuple[bytes, bytes]]"
@@ -33,20 +33,14 @@ def answer_headers(facts: Facts, ours_s: float) -> Headers:
     return headers
 
 
-def limit_headers(caller: Caller, row: LoadRow | None) -> Headers:
-    """Return the caller's own limits in OpenAI's header names, as last known."""
+def limit_headers(allowances: Iterable[Allowance]) -> Headers:
+    """Return the caller's own limits in OpenAI's header names."""
     headers: Headers = []
-    limits = caller.limits
-    known = {"requests": limits.rpm, "tokens": limits.tpm, "input_tokens": limits.itpm, "output_tokens": limits.otpm}
-    for bucket in row.buckets if row is not None else ():
-        limit = known.get(bucket.kind)
-        if limit is None:
-            continue
-        name = _NAMES[bucket.kind]
-        missing = max(0.0, bucket.capacity - bucket.level)
+    for each in allowances:
+        name = _NAMES[each.kind]
         headers += [
-            (b"x-ratelimit-limit-" + name, str(limit).encode()),
-            (b"x-ratelimit-remaining-" + name, str(max(0, int(bucket.level))).encode()),
-            (b"x-ratelimit-reset-" + name, b"%.3fs" % (missing / bucket.rate_per_s if bucket.rate_per_s else 0.0)),
+            (b"x-ratelimit-limit-" + name, str(each.limit).encode()),
+            (b"x-ratelimit-remaining-" + name, str(int(each.remaining)).encode()),
+            (b"x-ratelimit-reset-" + name, b"%.3fs" % each.reset_s),
         ]
     return headers

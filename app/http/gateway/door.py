@@ -120,6 +120,7 @@ class ChatDoor:
             request_id=request_id,
             caller=caller,
             asked=asked,
+            user=reading.read_user(headers, asked.chat.user),
             wish=reading.read_wish(headers),
             deadline_s=reading.read_deadline_s(headers, DEADLINE_S),
             may_cache=reading.may_cache(headers),
@@ -202,7 +203,7 @@ class ChatDoor:
 
     def _headers(self, gateway: Gateway, call: ClientCall, facts: Facts, began_s: float) -> Headers:
         ours_s = time.perf_counter() - began_s - facts.upstream_s
-        limits = limit_headers(call.caller, gateway.limits(call.caller))
+        limits = limit_headers(gateway.limits(call.caller, call.user))
         return [*self._named(call.request_id), *answer_headers(facts, ours_s), *limits]
 
     def _named(self, request_id: str) -> Headers:

@@ -105,6 +105,22 @@ def find_request_id(headers: Mapping[bytes, bytes]) -> str | None:
     return name.decode() if _REQUEST_ID.fullmatch(name) else None
 
 
+def read_user(headers: Mapping[bytes, bytes], named: str | None) -> str | None:
+    """Return for which user the call is: as its body names it, or ``x-tutti-user``.
+
+    Raises:
+        RequestError: both are there and differ.
+    """
+    header = headers.get(b"x-tutti-user", b"").decode("utf-8", "replace").strip()
+    if header and named and header != named:
+        raise RequestError(
+            f"x-tutti-user is {header[:200]!r}, but the body names {named[:200]!r}",
+            param="x-tutti-user",
+            remedy="send one of them",
+        )
+    return named or header or None
+
+
 def read_wish(headers: Mapping[bytes, bytes]) -> RoutingWish:
     """Return the routing wishes of ``x-tutti-*`` headers."""
     providers = headers.get(b"x-tutti-providers")

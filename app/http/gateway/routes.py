@@ -118,6 +118,7 @@ async def embed(request: Request) -> Response:
         request_id=reading.find_request_id(headers) or "",
         caller=caller,
         request=asked.request,
+        user=reading.read_user(headers, asked.request.user),
         wish=reading.read_wish(headers),
         deadline_s=reading.read_deadline_s(headers, DEADLINE_S),
     )
@@ -125,5 +126,5 @@ async def embed(request: Request) -> Response:
     content = orjson.dumps(_EMBEDDINGS.render(result, asked, facts.served))
     answer = Response(content, media_type="application/json")
     ours_s = time.perf_counter() - began_s - facts.upstream_s
-    answer.raw_headers += [*answer_headers(facts, ours_s), *limit_headers(caller, gateway.limits(caller))]
+    answer.raw_headers += [*answer_headers(facts, ours_s), *limit_headers(gateway.limits(caller, call.user))]
     return answer

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import get_args
 
+from app.domain.account_state import TOO_MANY
+from app.domain.allowance import NOTHING, Allowance, InHand, allowances, tightest
 from app.domain.calls import Admission
 from app.domain.chat import Usage
-from app.domain.errors import InternalError, QuotaError
+from app.domain.errors import CapacityError, InternalError, QuotaError
 from app.domain.gateway import Caller, Candidate
-from app.domain.hosting import CALLERS_HOST, CALLERS_MODEL, caller_account
+from app.domain.hosting import CALLERS_HOST, CALLERS_MODEL, caller_account, is_user, user_account
 from app.domain.leases import Exchanged, PermitReport, PermitWish
-from app.domain.limits import LimitName, LimitSpec
+from app.domain.limits import LimitName
 from app.domain.load import LoadRow
 from app.domain.ports import Clock, PermitHosts
 from app.services.gateway.host_mail import REPORT_DELAY_S, UNHURRIED_S, HostMail, Letter
@@ -29,16 +32,18 @@ ANSWER_TIMEOUT_S = 15.0
 TICK_S = 0.2
 IDLE_RATE = 0.01
 """Calls a second below which a caller is forgotten here."""
-NO_LIMITS = LimitSpec()
+USER_ROWS_MAX = 10_000
+"""Users whose limits' last known state is kept here, for the headers of their answers."""
 _LIMITS = frozenset(get_args(LimitName))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
-    """A call that its caller's limits let pass; settle it once. Without ``call_id`` there is nothing to settle."""
+    """A call that its caller's limits let pass; settle it once."""
 
     caller: str
-    call_id: str = ""
+    held: tuple[tuple[str, str], ...] = ()
+    """(account, permit) of every limit that it counts against."""
 
 
 @dataclass(slots=True, eq=False)
@@ -65,50 +70,66 @@ class CallerGate:
         self._owner = owner
         self._slots = Slots()
         self._rows: dict[str, LoadRow] = {}
+        self._user_rows: OrderedDict[str, LoadRow] = OrderedDict()
+        self._users_held = 0
         self._mail: HostMail[_Asking] = HostMail(hosts, clock, owner, self, on_silence)
         self._numbers = itertools.count(1)
 
-    async def admit(self, caller: Caller, input_tokens: int, output_tokens_max: int) -> Admitted:
-        """Reserve for one call.
+    async def admit(
+        self, caller: Caller, input_tokens: int, output_tokens_max: int, user: str | None = None
+    ) -> Admitted:
+        """Reserve for one call, of one user where users have limits: those who name none are one.
 
         Raises:
-            QuotaError: the caller's limit is used up; ``retry_after_s`` says when it is not.
+            QuotaError: a limit is used up; ``retry_after_s`` says when it is not.
+            CapacityError: more users than can be kept apart call within a minute.
             InternalError: the limiters cannot be asked: nothing is let past them.
         """
-        if caller.limits == NO_LIMITS:
-            return Admitted(caller=caller.name)
-        account, now_ns = caller_account(caller.name), self._clock.monotonic_ns()
-        candidates = (Candidate(model=CALLERS_MODEL, accounts=(account,)),)
-        slot, _lighter = self._slots.choose(candidates, input_tokens, output_tokens_max, frozenset(), now_ns)
-        if slot is not None:
-            call_id = slot.spares.popleft()[0]
-        else:
-            slot = self._slots.of(account, CALLERS_MODEL)
-            call_id = await self._ask(caller, account, input_tokens, output_tokens_max)
-        slot.outstanding += 1
-        slot.note_demand(input_tokens, output_tokens_max)
-        wish = slot.wish()
-        if wish is not None:
-            self._mail.ask_spares(CALLERS_HOST, wish)
-        return Admitted(caller=caller.name, call_id=call_id)
+        held: tuple[tuple[str, str], ...] = ()
+        if not caller.user_limits.unlimited:
+            # First: a user over the limit must not touch what the others have.
+            account = user_account(caller.name, user or "")
+            held = ((account, await self._ask(account, input_tokens, output_tokens_max)),)
+            self._users_held += 1
+        if not caller.limits.unlimited:
+            try:
+                own = await self._reserve(caller_account(caller.name), input_tokens, output_tokens_max)
+            except BaseException:
+                self.settle(Admitted(caller=caller.name, held=held), None, sent=False)
+                raise
+            held = (*held, own)
+        return Admitted(caller=caller.name, held=held)
 
     def settle(self, admitted: Admitted, usage: Usage | None, *, sent: bool = True) -> None:
         """Replace the reservation by what was used; None where that is unknown. ``sent=False`` gives it back."""
-        if not admitted.call_id:
-            return
-        slot = self._slots.of(caller_account(admitted.caller), CALLERS_MODEL)
-        slot.outstanding -= 1
-        if not sent:
-            report = PermitReport(call_id=admitted.call_id, ending="withdrawn")
-        elif usage is None:
-            report = PermitReport(call_id=admitted.call_id, ending="cancelled")
-        else:
-            report = PermitReport(call_id=admitted.call_id, ending="answered", usage=usage)
-        self._mail.report(CALLERS_HOST, report, within_s=UNHURRIED_S if slot.spares else REPORT_DELAY_S)
+        for account, call_id in admitted.held:
+            within_s = REPORT_DELAY_S
+            if is_user(account):
+                self._users_held -= 1
+            else:
+                slot = self._slots.of(account, CALLERS_MODEL)
+                slot.outstanding -= 1
+                within_s = UNHURRIED_S if slot.spares else REPORT_DELAY_S
+            if not sent:
+                report = PermitReport(call_id=call_id, ending="withdrawn")
+            elif usage is None:
+                report = PermitReport(call_id=call_id, ending="cancelled")
+            else:
+                report = PermitReport(call_id=call_id, ending="answered", usage=usage)
+            self._mail.report(CALLERS_HOST, report, within_s=within_s)
 
-    def row(self, caller: Caller) -> LoadRow | None:
-        """Return the last known state of a caller's limits."""
-        return self._rows.get(caller_account(caller.name))
+    def allowances(self, caller: Caller, user: str | None = None) -> tuple[Allowance, ...]:
+        """Return what is left of the caller's limits, or of the user's where that is less, as last known."""
+        now_s = self._clock.monotonic_ns() / 1e9
+        found = []
+        if not caller.limits.unlimited and (row := self._rows.get(caller_account(caller.name))) is not None:
+            slot = self._slots.of(row.account, CALLERS_MODEL)
+            found.append(allowances(caller.limits, row, now_s, _in_hand(slot)))
+        if not caller.user_limits.unlimited:
+            row = self._user_rows.get(user_account(caller.name, user or ""))
+            if row is not None:
+                found.append(allowances(caller.user_limits, row, now_s))
+        return tightest(found)
 
     async def run(self) -> None:
         """Return what is out of date, for ever; the owner runs this as a background task."""
@@ -120,7 +141,7 @@ class CallerGate:
                 self._return_spares(slot, now_ns)
                 if slot.is_idle(now_ns) and slot.rate < IDLE_RATE:
                     self._slots.forget(slot)
-            used = any(slot.outstanding for slot in self._slots)
+            used = self._users_held > 0 or any(slot.outstanding for slot in self._slots)
             self._mail.beat({CALLERS_HOST} if used else set(), now_ns)
 
     async def aclose(self) -> None:
@@ -133,7 +154,14 @@ class CallerGate:
 
     def on_news(self, host: str, news: Exchanged, *, reborn: bool, refused: bool) -> None:
         """See ``host_mail.Reader``."""
-        self._rows.update((row.account, row) for row in news.rows)
+        for row in news.rows:
+            if is_user(row.account):
+                self._user_rows[row.account] = row
+                self._user_rows.move_to_end(row.account)
+            else:
+                self._rows[row.account] = row
+        while len(self._user_rows) > USER_ROWS_MAX:
+            self._user_rows.popitem(last=False)
         if reborn:
             for slot in self._slots:
                 slot.spares.clear()  # the new life does not know them
@@ -151,7 +179,7 @@ class CallerGate:
             elif admission.admitted:
                 asking.answer.set_result(None)
             elif not asking.answer.done():
-                asking.answer.set_exception(_refusal(admission))
+                asking.answer.set_exception(_refusal(admission, "user" if is_user(permit_wish.account) else "key"))
 
     def on_lost(self, host: str, letter: Letter[_Asking]) -> None:
         """See ``host_mail.Reader``."""
@@ -164,7 +192,23 @@ class CallerGate:
                     InternalError("the callers' limits cannot be checked now", remedy="try again in a few seconds")
                 )
 
-    async def _ask(self, caller: Caller, account: str, input_tokens: int, output_tokens_max: int) -> str:
+    async def _reserve(self, account: str, input_tokens: int, output_tokens_max: int) -> tuple[str, str]:
+        """Take a spare permit, or ask for one."""
+        candidates, now_ns = (Candidate(model=CALLERS_MODEL, accounts=(account,)),), self._clock.monotonic_ns()
+        slot, _lighter = self._slots.choose(candidates, input_tokens, output_tokens_max, frozenset(), now_ns)
+        if slot is not None:
+            call_id = slot.spares.popleft()[0]
+        else:
+            call_id = await self._ask(account, input_tokens, output_tokens_max)
+            slot = self._slots.of(account, CALLERS_MODEL)
+        slot.outstanding += 1
+        slot.note_demand(input_tokens, output_tokens_max)
+        wish = slot.wish()
+        if wish is not None:
+            self._mail.ask_spares(CALLERS_HOST, wish)
+        return account, call_id
+
+    async def _ask(self, account: str, input_tokens: int, output_tokens_max: int) -> str:
         wish = PermitWish(
             call_id=f"{self._owner}/{next(self._numbers)}",
             account=account,
@@ -195,19 +239,30 @@ class CallerGate:
             self._mail.report(CALLERS_HOST, PermitReport(call_id=call_id, ending="withdrawn"), within_s=REPORT_DELAY_S)
 
 
-def _refusal(admission: Admission) -> QuotaError | InternalError:
+def _in_hand(slot: Slot) -> InHand:
+    """Return what the spare permits hold, taking all to be of the size of the oldest."""
+    if not slot.spares:
+        return NOTHING
+    _call_id, _expires_ns, input_tokens, output_tokens, _host = slot.spares[0]
+    count = len(slot.spares)
+    return InHand(count=count, input_tokens=count * input_tokens, output_tokens=count * output_tokens)
+
+
+def _refusal(admission: Admission, whose: str) -> QuotaError | CapacityError | InternalError:
     if admission.too_large:
         limit = admission.reason.rsplit(" ", 1)[-1]
         return QuotaError(
-            f"this call needs more than the whole limit {limit} of your key",
+            f"this call needs more than the whole limit {limit} of your {whose}",
             limit=limit,
             retry_after_s=None,
             remedy="ask for less in one call",
         )
+    if admission.reason == TOO_MANY:
+        return CapacityError(f"{TOO_MANY}: their limits cannot all be kept", retry_after_s=admission.start_in_s)
     if admission.reason not in _LIMITS:
-        return InternalError("the limits of this key are not known yet", remedy="try again in a few seconds")
+        return InternalError(f"the limits of this {whose} are not known yet", remedy="try again in a few seconds")
     return QuotaError(
-        f"your key's limit {admission.reason!r} is used up",
+        f"your {whose}'s limit {admission.reason!r} is used up",
         limit=admission.reason,
         retry_after_s=admission.start_in_s,
         remedy=f"come back in {max(1, round(admission.start_in_s))} s, or ask for a larger limit",

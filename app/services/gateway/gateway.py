@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from app.domain.accounts import GatewaySpec, ModelInfo, Orchestra
+from app.domain.allowance import Allowance
 from app.domain.cache_key import cache_key
 from app.domain.chat import NO_USAGE, ChatDelta, ChatRequest, ChatResult, Json, Usage
 from app.domain.cost import cost_usd
@@ -45,6 +46,8 @@ class ClientCall:
     request_id: str
     caller: Caller
     asked: Asked
+    user: str | None = None
+    """For which of the caller's users; for their limits."""
     wish: RoutingWish = NO_WISH
     deadline_s: float = DEADLINE_S
     may_cache: bool = True
@@ -60,6 +63,7 @@ class EmbeddingCall:
     request_id: str
     caller: Caller
     request: EmbeddingRequest
+    user: str | None = None
     wish: RoutingWish = NO_WISH
     deadline_s: float = DEADLINE_S
 
@@ -119,7 +123,7 @@ class Gateway:
 
     async def _complete(self, call: ClientCall) -> tuple[ChatResult, Facts]:
         bid = await self._bid(call)
-        admitted = await self._gate.admit(call.caller, bid.input_tokens, bid.output_tokens_max)
+        admitted = await self._gate.admit(call.caller, bid.input_tokens, bid.output_tokens_max, call.user)
         try:
             result, won, cached = await self._answer(call, bid)
         except BaseException as error:
@@ -145,7 +149,7 @@ class Gateway:
             deadline_s=call.deadline_s,
             queue_s=min(self._spec.queue_timeout_s, call.deadline_s),
         )
-        admitted = await self._gate.admit(call.caller, input_tokens, 0)
+        admitted = await self._gate.admit(call.caller, input_tokens, 0, call.user)
         try:
             result, won = await self._attempts.embed(bid)
         except BaseException as error:
@@ -161,7 +165,7 @@ class Gateway:
         Close the generator when leaving early: that stops the provider where it stops the bill.
         """
         bid = await self._bid(call)
-        admitted = await self._gate.admit(call.caller, bid.input_tokens, bid.output_tokens_max)
+        admitted = await self._gate.admit(call.caller, bid.input_tokens, bid.output_tokens_max, call.user)
         try:
             key = self._key(call, bid)
             kept = self._cache.get(key, self._clock.monotonic_ns()) if key is not None else None
@@ -182,9 +186,9 @@ class Gateway:
         """Stop the calls whose clients have left."""
         await self._attempts.aclose()
 
-    def limits(self, caller: Caller) -> LoadRow | None:
-        """Return the last known state of a caller's limits, for the response's headers."""
-        return self._gate.row(caller)
+    def limits(self, caller: Caller, user: str | None) -> tuple[Allowance, ...]:
+        """Return what is left of a caller's limits, as last known, for the response's headers."""
+        return self._gate.allowances(caller, user)
 
     def load(self) -> Sequence[LoadRow]:
         """Return the last known load of every account."""

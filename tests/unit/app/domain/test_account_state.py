@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.domain.account_state import NEVER_S, SECOND_NS, STALE_NS, AccountBook, Decision, Ending
+from app.domain.account_state import NEVER_S, SECOND_NS, AccountBook, Decision, Ending
 from app.domain.accounts import AccountSpec, ModelInfo, Provider
 from app.domain.calls import CallOrder
 from app.domain.chat import ChatRequest, Usage
 from app.domain.errors import UpstreamError, UpstreamKind
 from app.domain.limits import LimitSpec
+from app.domain.meter import STALE_NS
 
 NOW = 1_000 * SECOND_NS
 WALL = 1_795_000_000 * SECOND_NS

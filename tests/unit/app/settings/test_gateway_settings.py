@@ -80,8 +80,7 @@ def test_load_text_reads_the_whole_gateway() -> None:
         service_class=ServiceClass.INTERACTIVE,
         weight=2.0,
     )
-    assert nightly.caller.limits.unlimited
-    assert (nightly.caller.name, nightly.caller.service_class) == ("nightly", ServiceClass.BATCH)
+    assert nightly.caller == Caller(name="nightly", service_class=ServiceClass.BATCH)
     assert orchestra.gateway == GatewaySpec(
         queue_max=7,
         queue_timeout_s=1.5,
@@ -95,6 +94,20 @@ def test_load_text_reads_the_whole_gateway() -> None:
         cors_origins=("https://app.example.com", "http://localhost:5173"),
     )
     assert pickle.loads(pickle.dumps(orchestra)) == orchestra
+
+
+def test_limits_of_users_arrive_and_know_no_day() -> None:
+    """What a user used is kept for minutes; a limit that would be forgotten is refused."""
+    head = "auth:\n  keys:\n    - name: k\n      key: abcdefgh-1\n"
+    (spec,) = loaded(f"{head}      user_limits: {{rpm: 20, tpm: 9000, concurrency: 2}}\n").callers
+
+    assert spec.caller.limits == LimitSpec()
+    assert spec.caller.user_limits == LimitSpec(
+        rpm=20, tpm=9_000, concurrency=2, window="sliding", counted_from="start", charge="used"
+    )
+    with pytest.raises(ConfigurationProblems) as caught:
+        loaded(f"{head}      user_limits: {{rpd: 20}}\n")
+    assert [problem.path for problem in caught.value.problems] == ["auth.keys[0].user_limits.rpd"]
 
 
 @pytest.mark.parametrize(

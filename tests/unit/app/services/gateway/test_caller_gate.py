@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
-from app.domain.accounts import AccountSpec, Provider
 from app.domain.chat import Usage
 from app.domain.errors import InternalError, QuotaError
 from app.domain.gateway import ANONYMOUS, Caller
-from app.domain.hosting import CALLERS_HOST, CALLERS_MODEL, caller_account
+from app.domain.hosting import CALLERS_HOST, caller_specs
 from app.domain.leases import Exchange
 from app.domain.limits import LimitSpec
 from app.services.gateway.caller_gate import CallerGate
@@ -26,24 +26,11 @@ def a_caller(name: str = "team", **limits: int) -> Caller:
     return Caller(name=name, limits=LimitSpec(**limits))  # type: ignore[arg-type]
 
 
-def callers_host(*callers: Caller) -> list[AccountSpec]:
-    """Return the callers as their host serves them (``hosting``)."""
-    return [
-        AccountSpec(
-            name=caller_account(caller.name),
-            provider=Provider.CUSTOM,
-            models=((CALLERS_MODEL, CALLERS_MODEL),),
-            limits=((CALLERS_MODEL, caller.limits),),
-        )
-        for caller in callers
-    ]
-
-
 @asynccontextmanager
 async def some_gates(
     clock: VirtualClock, *callers: Caller, gates: int = 1
 ) -> AsyncIterator[tuple[list[CallerGate], OfficeHosts]]:
-    hosts = OfficeHosts(clock, callers_host(*callers), one_host=CALLERS_HOST)
+    hosts = OfficeHosts(clock, caller_specs(callers), one_host=CALLERS_HOST)
     made = [CallerGate(hosts, clock, owner=f"g{number}", on_silence=hosts.suspect) for number in range(gates)]
     tasks = [asyncio.create_task(gate.run()) for gate in made]
     try:
@@ -271,6 +258,129 @@ def test_gate_tells_its_reports_again_when_a_message_is_lost() -> None:
             await asyncio.sleep(10.0)
 
             assert len(lost) == 3
+            assert hosts.held == 0
+
+    play(story)
+
+
+MINUTE = LimitSpec(rpm=6, tpm=600, window="sliding", counted_from="start", charge="used")
+USED = Usage(input_tokens=10, output_tokens=10)
+
+
+@pytest.mark.parametrize("gates", [1, 2])
+def test_gates_give_every_user_their_own_limit_within_that_of_the_key(gates: int) -> None:
+    """A user over the limit is refused without touching the others' share; over all replicas."""
+
+    async def story(clock: VirtualClock) -> None:
+        caller = Caller(
+            name="team", limits=LimitSpec(rpm=9, window="sliding", counted_from="start"), user_limits=MINUTE
+        )
+        async with some_gates(clock, caller, gates=gates) as (made, hosts):
+
+            async def calls(user: str | None, count: int) -> int:
+                admitted = 0
+                for number in range(count):
+                    gate = made[number % gates]
+                    with contextlib.suppress(QuotaError):
+                        gate.settle(await gate.admit(caller, 10, 50, user), USED)
+                        admitted += 1
+                    await asyncio.sleep(0.1)
+                return admitted
+
+            assert await calls("ann", 8) == 6
+            await asyncio.sleep(1.5)  # spare permits go back
+            assert await calls("bob", 8) == 3
+            with pytest.raises(QuotaError, match="your key's limit 'rpm'"):
+                await made[0].admit(caller, 10, 10, "carl")
+            with pytest.raises(QuotaError, match="your user's limit 'rpm'"):
+                await made[0].admit(caller, 10, 10, "ann")
+            await asyncio.sleep(63.0)
+
+            assert await calls("ann", 8) == 6
+            await asyncio.sleep(2.0)
+            assert hosts.held == 0
+
+    play(story)
+
+
+def test_users_who_do_not_say_who_they_are_share_one_limit() -> None:
+    """Leaving the name out is no way around it."""
+
+    async def story(clock: VirtualClock) -> None:
+        caller = Caller(name="team", user_limits=MINUTE)
+        async with some_gates(clock, caller) as ([gate], hosts):
+            for user in (None, "", None, "", None, ""):
+                gate.settle(await gate.admit(caller, 10, 10, user), USED)
+            with pytest.raises(QuotaError):
+                await gate.admit(caller, 10, 10)
+            gate.settle(await gate.admit(caller, 10, 10, "ann"), USED)
+            await asyncio.sleep(2.0)
+
+            assert hosts.held == 0
+
+    play(story)
+
+
+def test_long_call_of_a_user_keeps_its_reservation() -> None:
+    """A holder that says nothing for half a minute is taken for dead: while a user's call runs, ours speaks."""
+
+    async def story(clock: VirtualClock) -> None:
+        caller = Caller(name="team", user_limits=LimitSpec(concurrency=1))
+        async with some_gates(clock, caller) as ([gate], hosts):
+            admitted = await gate.admit(caller, 10, 10, "ann")
+            for _ in range(100):
+                await asyncio.sleep(1.0)
+                hosts.sweep()
+            with pytest.raises(QuotaError):
+                await gate.admit(caller, 10, 10, "ann")
+            gate.settle(admitted, USED)
+            await asyncio.sleep(1.0)
+
+            gate.settle(await gate.admit(caller, 10, 10, "ann"), None)
+
+    play(story)
+
+
+def test_allowance_is_exact_call_by_call_and_that_of_whoever_has_less_left() -> None:
+    """Spare permits in the hand count as left; the user's limit is told where it is the tighter one."""
+
+    async def story(clock: VirtualClock) -> None:
+        wide = LimitSpec(rpm=100, window="sliding", counted_from="start", charge="used")
+        caller = Caller(name="team", limits=wide, user_limits=MINUTE)
+        alone = replace(caller, user_limits=LimitSpec())
+        async with some_gates(clock, caller) as ([gate], _hosts):
+            seen = []
+            for _ in range(4):
+                gate.settle(await gate.admit(alone, 10, 10), USED)
+                seen.append([(each.limit, each.remaining) for each in gate.allowances(alone)])
+                await asyncio.sleep(0.3)
+            assert seen == [[(100, 100.0 - count)] for count in (1, 2, 3, 4)]
+
+            gate.settle(await gate.admit(caller, 10, 10, "ann"), USED)
+            await asyncio.sleep(1.0)
+            told = {each.kind: each for each in gate.allowances(caller, "ann")}
+            assert (told["requests"].limit, told["requests"].remaining) == (6, 5.0)
+            assert (told["tokens"].limit, told["tokens"].remaining) == (600, 580.0)
+            assert 58.0 <= told["requests"].reset_s <= 62.0
+            assert [(each.limit, each.remaining) for each in gate.allowances(caller, "bob")] == [(100, 95.0)]
+
+    play(story)
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.001, 0.002, 0.003, 0.004, 0.005])
+def test_gate_leaves_nothing_of_user_or_key_when_a_call_is_cancelled_while_it_is_admitted(after_s: float) -> None:
+    """At whichever of the two reservations the client goes."""
+
+    async def story(clock: VirtualClock) -> None:
+        caller = Caller(name="team", limits=LimitSpec(concurrency=2), user_limits=MINUTE)
+        async with some_gates(clock, caller) as ([gate], hosts):
+            task = asyncio.create_task(gate.admit(caller, 1, 1, "ann"))
+            await asyncio.sleep(after_s)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                gate.settle(await task, None)
+            await asyncio.sleep(3.0)
+
             assert hosts.held == 0
 
     play(story)
