@@ -38,7 +38,14 @@ RPM = 6
 KEY_NARROW = "key-of-one-call"
 
 LATENCY_S = 0.01
-_PATHS = {"openai": "/v1", "anthropic": "", "gemini": ""}
+_PATHS = {
+    "openai": "/v1",
+    "anthropic": "",
+    "gemini": "",
+    "deepseek": "",
+    "qwen": "/compatible-mode/v1",
+    "custom": "/v1",
+}
 
 
 GREETING = "Xin chào, 你好, hello!"
@@ -119,7 +126,7 @@ def configuration(url: str) -> dict[str, Any]:
         "coordinator": {"model": MODELS["openai"]},
         "routing": {"general": {"primary": [MODELS["openai"]]}},
         "models": {
-            **{name: _chat_model(name) for name in chat},
+            **{name: chat_model(name) for name in chat},
             EMBEDDER: {"kind": "embedding", "family": "one", "input_usd_per_mtok": "0.02", "output_usd_per_mtok": 0},
         },
         "auth": {
@@ -135,7 +142,8 @@ def configuration(url: str) -> dict[str, Any]:
     }
 
 
-def _chat_model(name: str) -> dict[str, Any]:
+def chat_model(name: str) -> dict[str, Any]:
+    """Return the properties of a model that can do everything."""
     return {
         "family": name,
         "tier": "standard",
