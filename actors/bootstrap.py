@@ -65,7 +65,7 @@ class DirectoryActor(Directory):
     """The directory with its Ray clients; built inside the actor because clients do not travel."""
 
     def __init__(self, namespace: str) -> None:
-        super().__init__(HostHandles(namespace), RayHostFactory(namespace))
+        super().__init__(HostHandles(namespace), RayHostFactory(namespace), StoreHandle(namespace))
 
 
 async def ensure(

@@ -19,6 +19,8 @@ from typing import Any, Protocol
 
 from app import settings
 from app.domain.accounts import AccountSpec, ModelInfo, Orchestra
+from app.domain.books.budgets import BudgetSpec
+from app.domain.books.prices import PriceRow
 from app.domain.errors import ConfigurationError, GatewayError, InternalError
 from app.domain.hosting import CALLERS_HOST, Snapshot, assign_hosts
 from app.domain.load import LoadRow
@@ -28,6 +30,8 @@ STATUS_PERIOD_S = 1.0
 STATUS_COST_S = 0.04
 """With n hosts a round starts every max(STATUS_PERIOD_S, n x this), which bounds the idle cost of large pools."""
 FILE_PERIOD_S = 1.0
+BOOKS_PERIOD_S = 2.0
+"""Between two tries to tell the books what is configured."""
 DRAIN_TIMEOUT_S = 20.0
 CHECK_CONCURRENCY = 8
 STARTING = "starting"
@@ -47,6 +51,12 @@ class Hosts(Protocol):
     async def views(self, host: str) -> Sequence[AccountView]: ...
     async def check(self, host: str, account: str) -> LiveCheck: ...
     async def drain(self, host: str, timeout_s: float) -> None: ...
+
+
+class BudgetBooks(Protocol):
+    """What the directory tells the books; ``handles.StoreHandle`` provides it."""
+
+    async def sync_books(self, budgets: Sequence[BudgetSpec], prices: Sequence[PriceRow]) -> None: ...
 
 
 class HostFactory(Protocol):
@@ -74,13 +84,17 @@ class Directory:
     Args:
         hosts: Client of the account actors.
         factory: Creates and ends them.
+        books: Is told the budgets and prices in force, before the accounts serve; None: nobody is.
 
     Not thread-safe: the actor's event loop is the lock; reconciling is serialised by one asyncio lock.
     """
 
-    def __init__(self, hosts: Hosts, factory: HostFactory) -> None:
+    def __init__(self, hosts: Hosts, factory: HostFactory, books: BudgetBooks | None = None) -> None:
         self._clients = hosts
         self._factory = factory
+        self._books = books
+        self._booked_version: int | None = None
+        """Version of the configuration whose budgets and prices the books know."""
         self._orchestra: Orchestra | None = None
         self._config_path: Path | None = None
         self._hosts: dict[str, _Host] = {}
@@ -104,6 +118,7 @@ class Directory:
         self._file_seen = self._file_mark()
         self._spawn(self._reconcile())
         self._spawn(self._look_after_hosts())
+        self._spawn(self._look_after_books())
         self._spawn(self._watch_file())
         return True
 
@@ -226,6 +241,7 @@ class Directory:
         async with self._reconciling:
             orchestra = self._orchestra
             assert orchestra is not None
+            await self._tell_books(orchestra)
             wanted = assign_hosts(orchestra, {name: host.accounts for name, host in self._hosts.items()})
             gone = [host for name, host in self._hosts.items() if name not in wanted]
             for name, accounts in wanted.items():
@@ -238,6 +254,19 @@ class Directory:
             self._announce()
             for host in gone:
                 self._spawn(self._retire(host))
+
+    async def _tell_books(self, orchestra: Orchestra) -> None:
+        """Put budgets and prices in force; where that fails the accounts come up, and it is tried again behind them.
+
+        Until then the budgets of before hold: a fault of the store must not take away what needs no store.
+        """
+        if self._books is None or self._booked_version == orchestra.version:
+            return
+        try:
+            await self._books.sync_books(orchestra.budgets, orchestra.prices)
+            self._booked_version = orchestra.version
+        except GatewayError as error:
+            _log.warning("budgets and prices are not in force yet: %s", error.message)
 
     async def _bring_up(self, host: _Host, orchestra: Orchestra) -> None:
         host.rising = True
@@ -267,6 +296,14 @@ class Directory:
         except GatewayError as error:
             _log.warning("%s did not drain: %s", host.name, error.message)
         await self._factory.destroy(host.name)
+
+    async def _look_after_books(self) -> None:
+        while True:
+            await asyncio.sleep(BOOKS_PERIOD_S)
+            orchestra = self._orchestra
+            if orchestra is not None and self._booked_version != orchestra.version and not self._reconciling.locked():
+                async with self._reconciling:
+                    await self._tell_books(orchestra)
 
     async def _look_after_hosts(self) -> None:
         while True:

@@ -16,12 +16,18 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError, TaskCancelledError
 
+from app.domain.books.budgets import BudgetSpec
+from app.domain.books.entries import Answer, Command
+from app.domain.books.figures import BudgetFigures, Difference, ExportRow, ReconcileLine
+from app.domain.books.prices import PriceRow
+from app.domain.books.usage import UsageQuery, UsageRow
 from app.domain.calls import Admission, CallOrder, Collected
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult
 from app.domain.errors import CancelledError, DeadlineError, GatewayError, InternalError
 from app.domain.hosting import Snapshot
 from app.domain.leases import Exchange, Exchanged
 from app.domain.limiter_state import SavedLimiter
+from app.domain.live_usage import LiveUsage
 from app.domain.load import LoadRow
 from app.domain.plan import Plan
 from app.domain.run import CallRecord, RunEvent, RunRecord, RunRequest, TaskRecord
@@ -37,6 +43,10 @@ CONTROL_TIMEOUT_S = 30.0
 SUBMIT_TIMEOUT_S = 10.0
 COLLECT_WAIT_S = 20.0
 WRITES_AT_ONCE = 64
+BOOKS_COMMANDS_AT_ONCE = 4_000
+"""In one message; a single caller may send more."""
+BOOKS_CHECK_TIMEOUT_S = 600.0
+"""Adding everything up reads everything."""
 STORE_PATIENCE_S = 20.0
 RESTART_PAUSE_S = 0.2
 
@@ -141,6 +151,8 @@ class StoreHandle:
         self._as_it_is = ActorHandle("store", namespace)
         self._waiting: list[_Write] = []
         self._sender: asyncio.Task[None] | None = None
+        self._bookings: list[_Booking] = []
+        self._booker: asyncio.Task[None] | None = None
 
     async def create_run(self, record: RunRecord) -> RunRecord:
         return cast("RunRecord", await self._actor.ask("create_run", record))
@@ -182,11 +194,71 @@ class StoreHandle:
     async def find_limiters(self, keys: Sequence[tuple[str, str]]) -> Sequence[SavedLimiter]:
         return cast("list[SavedLimiter]", await self._actor.ask("find_limiters", list(keys)))
 
+    async def apply_books(self, commands: Sequence[Command]) -> Sequence[Answer]:
+        """Apply commands in order and return once they are on disk; each may be repeated."""
+        booking = _Booking(commands=commands, done=asyncio.get_running_loop().create_future())
+        self._bookings.append(booking)
+        if self._booker is None or self._booker.done():
+            self._booker = asyncio.create_task(self._book())
+        return await booking.done
+
+    async def sync_books(self, budgets: Sequence[BudgetSpec], prices: Sequence[PriceRow]) -> None:
+        await self._actor.ask("sync_books", list(budgets), list(prices))
+
+    async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
+        return cast("list[UsageRow]", await self._actor.ask("usage", query))
+
+    async def budget_figures(self) -> Sequence[BudgetFigures]:
+        return cast("list[BudgetFigures]", await self._actor.ask("budget_figures"))
+
+    async def verify_books(self) -> Sequence[Difference]:
+        return cast("list[Difference]", await self._actor.ask("verify_books", timeout_s=BOOKS_CHECK_TIMEOUT_S))
+
+    async def reconcile_books(self, export: Sequence[ExportRow]) -> Sequence[ReconcileLine]:
+        answer = await self._actor.ask("reconcile_books", list(export), timeout_s=BOOKS_CHECK_TIMEOUT_S)
+        return cast("list[ReconcileLine]", answer)
+
+    async def entries_after(self, cursor: str | None, *, wait_s: float) -> LiveUsage:
+        answer = await self._actor.ask("entries_after", cursor, wait_s, timeout_s=wait_s + CONTROL_TIMEOUT_S)
+        return cast("LiveUsage", answer)
+
     async def ping(self, *, timeout_s: float = 5.0) -> str:
         return cast("str", await self._as_it_is.ask("ping", timeout_s=timeout_s))
 
     async def close(self) -> None:
         await self._as_it_is.ask("close")
+
+    async def _book(self) -> None:
+        while self._bookings:
+            together = self._take_bookings()
+            commands = [command for booking in together for command in booking.commands]
+            answers: list[Answer] = []
+            failure: Exception | None = None
+            try:
+                answers = await self._actor.ask("apply_books", commands)
+            except Exception as error:  # noqa: BLE001  whatever happened, no caller may wait for ever
+                failure = error
+            start = 0
+            for booking in together:
+                end = start + len(booking.commands)
+                if booking.done.done():
+                    pass  # its caller gave up; it is written all the same
+                elif failure is not None:
+                    booking.done.set_exception(failure)
+                else:
+                    booking.done.set_result(answers[start:end])
+                start = end
+
+    def _take_bookings(self) -> list[_Booking]:
+        """Return the first bookings that fit into one message, at least one."""
+        taken, size = 0, 0
+        for booking in self._bookings:
+            size += len(booking.commands)
+            if taken and size > BOOKS_COMMANDS_AT_ONCE:
+                break
+            taken += 1
+        together, self._bookings = self._bookings[:taken], self._bookings[taken:]
+        return together
 
     async def _write(self, method: str, *arguments: object) -> None:
         write = _Write(method=method, arguments=arguments, done=asyncio.get_running_loop().create_future())
@@ -209,6 +281,12 @@ class StoreHandle:
                     write.done.set_exception(answer)
                 else:
                     write.done.set_result(None)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Booking:
+    commands: Sequence[Command]
+    done: asyncio.Future[Sequence[Answer]]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -3,28 +3,40 @@
 A plain class that ``bootstrap`` makes an actor. Deliberately decides nothing: it commits what it is told, in groups,
 and wakes who waits for events. Called by the coordinator, the account actors and every way in (through ``handles``).
 
+It keeps the books too: holds, entries and budgets are decided by the domain inside the writer's transaction.
+
 May die at any moment: a command whose call returned is on disk; one whose call did not return may or may not be, and
-every command is safe to repeat (runs by id or idempotency key, tasks and calls by key) except ``append_events``, whose
-repetition shows a progress line twice.
+every command is safe to repeat (runs by id or idempotency key, tasks and calls by key, the books' by their ids) except
+``append_events``, whose repetition shows a progress line twice. Lost are the newest entries for who watches them live.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import secrets
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.domain.errors import GatewayError
+from app.domain.books.budgets import BudgetSpec
+from app.domain.books.entries import Answer, Command, Expire, Hold, Settle
+from app.domain.books.figures import BudgetFigures, Difference, ExportRow, ReconcileLine
+from app.domain.books.prices import PriceRow
+from app.domain.books.usage import UsageQuery, UsageRow
+from app.domain.errors import CapacityError, GatewayError
 from app.domain.limiter_state import SavedLimiter
+from app.domain.live_usage import LiveUsage, RecentUsage
 from app.domain.plan import Plan
 from app.domain.run import CallRecord, RunEvent, RunRecord, TaskRecord
-from app.storage import journal
+from app.storage import books_checks, budgets, journal, ledger, usage_queries
+from app.storage.books_reads import as_of_one_moment, has_overdue
 from app.storage.data_dir import hold_directory
 from app.storage.database import open_database, open_for_reading
 from app.storage.faults import fault
@@ -32,7 +44,12 @@ from app.storage.place import Place
 from app.storage.writer import Writer
 
 EVENT_WAIT_MAX_S = 30.0
+BOOKS_COMMANDS_MAX = 50_000
+"""Waiting in this process; above it callers are refused, as the writer does."""
+EXPIRY_PERIOD_S = 5.0
 BATCHED = frozenset({"update_run", "record_plan", "record_task", "record_calls", "append_events", "save_limiters"})
+
+_log = logging.getLogger(__name__)
 
 
 class Store:
@@ -44,16 +61,23 @@ class Store:
             ConfigurationError (a newer Tutti wrote the journal), InternalError (it cannot be used now). The next
             command tries again.
         url: The PostgreSQL database that holds the journal instead of a file in ``data_dir``.
+        wall_s: Seconds since the epoch: the time of everything in the books.
 
     Not thread-safe: the actor's event loop is the lock; the writer thread is the only one that touches the database for
     writing.
     """
 
-    def __init__(self, data_dir: str, url: str | None = None) -> None:
+    def __init__(self, data_dir: str, url: str | None = None, *, wall_s: Callable[[], float] = time.time) -> None:
         self._place = Place(Path(data_dir).expanduser(), url)
         self._opening = asyncio.Lock()
         self._opened: _Opened | None = None
         self._changed: dict[str, asyncio.Event] = {}
+        self._wall_s = wall_s
+        self._books_waiting: list[_Booking] = []
+        self._books_under_way: asyncio.Task[None] | None = None
+        self._recent = RecentUsage(secrets.token_hex(4))
+        self._booked = asyncio.Event()
+        self._expiring: asyncio.Task[None] | None = None
 
     async def ping(self) -> str:
         """Return "ok" once a commit went through."""
@@ -157,8 +181,80 @@ class Store:
 
         return await self._read(read)
 
+    async def apply_books(self, commands: Sequence[Command]) -> list[Answer]:
+        """Apply commands in order, in one transaction, and return once they are on disk; each may be repeated.
+
+        The time of a command is this store's, and a hold lives from now on as long as its holder meant: clocks of
+        replicas may differ. Calls that come while one is being written are written together.
+
+        Raises:
+            CapacityError: the disk does not keep up.
+        """
+        waiting = sum(len(booking.commands) for booking in self._books_waiting)
+        if waiting + len(commands) > BOOKS_COMMANDS_MAX:
+            raise CapacityError(
+                f"the books have {waiting} commands waiting", retry_after_s=1.0, remedy="check the disk"
+            )
+        booking = _Booking(commands=commands, done=asyncio.get_running_loop().create_future())
+        self._books_waiting.append(booking)
+        if self._books_under_way is None or self._books_under_way.done():
+            self._books_under_way = asyncio.create_task(self._book())
+        return await booking.done
+
+    async def sync_books(self, specs: Sequence[BudgetSpec], prices: Sequence[PriceRow]) -> None:
+        """Put the configuration's budgets in force and keep the text of its prices."""
+
+        def write(connection: Connection) -> None:
+            budgets.record_prices(connection, prices)
+            budgets.sync_budgets(connection, specs, self._wall_s())
+
+        await self._write(write, ())
+
+    async def usage(self, query: UsageQuery) -> list[UsageRow]:
+        """Return sums by period and group; raises RequestError."""
+        return await self._read(lambda connection: usage_queries.usage(as_of_one_moment(connection), query))
+
+    async def budget_figures(self) -> list[BudgetFigures]:
+        """Return every budget in the window that is open, burnt down."""
+        now_s = self._wall_s()
+        return await self._read(lambda connection: budgets.budgets(as_of_one_moment(connection), now_s))
+
+    async def verify_books(self) -> list[Difference]:
+        """Add the books up again and return what differs; reads everything."""
+        return await self._read(lambda connection: books_checks.verify(as_of_one_moment(connection)))
+
+    async def reconcile_books(self, export: Sequence[ExportRow]) -> list[ReconcileLine]:
+        """Return a provider's export beside the books."""
+        return await self._read(lambda connection: books_checks.reconcile(as_of_one_moment(connection), export))
+
+    async def entries_after(self, cursor: str | None, wait_s: float) -> LiveUsage:
+        """Return entries booked after ``cursor``, waiting up to ``wait_s`` seconds for the first; None: from now on."""
+        booked = self._booked
+        found = self._recent.after(cursor)
+        if found.entries or found.lost or cursor is None:
+            return found
+        try:
+            async with asyncio.timeout(min(wait_s, EVENT_WAIT_MAX_S)):
+                await booked.wait()
+        except TimeoutError:
+            return found
+        return self._recent.after(cursor)
+
+    async def expire_holds(self) -> int:
+        """Take overdue holders for dead: what they held is unknown from now on; return how many holds that were."""
+        now_s = self._wall_s()
+        if not await self._read(lambda connection: has_overdue(connection, now_s)):
+            return 0
+        (answer,) = await self.apply_books([Expire(at_s=now_s)])
+        if answer.count:
+            _log.warning("%d holds of dead processes count as spent until somebody knows better", answer.count)
+        return answer.count
+
     async def close(self) -> None:
         """Write what is queued and let go of the directory."""
+        if self._expiring is not None:
+            self._expiring.cancel()
+            self._expiring = None
         async with self._opening:
             if self._opened is not None:
                 opened, self._opened = self._opened, None
@@ -170,7 +266,57 @@ class Store:
                 if self._opened is None:
                     # Migrating takes as long as it takes; the event loop goes on answering.
                     self._opened = await asyncio.to_thread(_open, self._place)
+                    self._expiring = asyncio.create_task(self._expire_for_ever())
         return self._opened
+
+    async def _expire_for_ever(self) -> None:
+        while True:
+            try:
+                await self.expire_holds()
+            except GatewayError as error:
+                _log.warning("overdue holds were not looked for: %s", error.message)
+            except Exception:  # noqa: BLE001  outermost edge of the task: the next look may succeed
+                _log.exception("looking for overdue holds failed")
+            await asyncio.sleep(EXPIRY_PERIOD_S)
+
+    async def _book(self) -> None:
+        while self._books_waiting:
+            bookings, self._books_waiting = self._books_waiting, []
+            if not await self._book_together(bookings) and len(bookings) > 1:
+                # One that cannot be written must not fail its neighbours.
+                for booking in bookings:
+                    await self._book_together([booking])
+
+    async def _book_together(self, bookings: Sequence[_Booking]) -> bool:
+        """Write bookings in one transaction and answer them; what fails is answered where it stands alone."""
+        try:
+            answers = await self._apply([command for booking in bookings for command in booking.commands])
+        except Exception as error:  # noqa: BLE001  whatever happened, no caller may wait for ever
+            if len(bookings) == 1 and not bookings[0].done.done():
+                bookings[0].done.set_exception(error)
+            return False
+        start = 0
+        for booking in bookings:
+            end = start + len(booking.commands)
+            if not booking.done.done():
+                booking.done.set_result(answers[start:end])
+            start = end
+        return True
+
+    async def _apply(self, commands: Sequence[Command]) -> list[Answer]:
+        now_s = self._wall_s()
+        timed = [_at(command, now_s) for command in commands]
+        answers = await self._write(lambda connection: ledger.apply(connection, timed), ())
+        booked = False
+        for command, answer in zip(commands, answers, strict=True):
+            # A settlement that was said before in part is rare; its entries may then be seen twice.
+            if isinstance(command, Settle) and answer.outcome == "done" and command.entries:
+                self._recent.add(command.entries)
+                booked = True
+        if booked:
+            self._booked.set()
+            self._booked = asyncio.Event()
+        return answers
 
     async def _write(self, command: Callable[[Connection], journal.Value], events: Sequence[RunEvent]) -> journal.Value:
         def run(connection: Connection) -> journal.Value:
@@ -198,6 +344,19 @@ class Store:
                 raise fault(error, self._place) from None
 
         return await asyncio.to_thread(run)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Booking:
+    commands: Sequence[Command]
+    done: asyncio.Future[list[Answer]]
+
+
+def _at(command: Command, now_s: float) -> Command:
+    """Return the command as said now; a hold keeps the time it was meant to live."""
+    if isinstance(command, Hold):
+        return replace(command, at_s=now_s, expires_s=now_s + command.expires_s - command.at_s)
+    return replace(command, at_s=now_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,8 +38,8 @@ def extend_row(row: PriceRow, extra: ExtraPrices) -> PriceRow:
 
 
 def name_row(row: PriceRow, origin: str) -> PriceRow:
-    """Return the row with an id made of its figures: another figure is another id."""
-    digest = sha256(repr(replace(row, price_id="", source="")).encode()).hexdigest()[:ID_CHARS]
+    """Return the row with an id made of all it says: another figure is another id."""
+    digest = sha256(repr(replace(row, price_id="")).encode()).hexdigest()[:ID_CHARS]
     return replace(row, price_id=f"{origin}:{row.model}:{digest}")
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from actors import directory as directory_module
 from actors.directory import Directory
 from app import settings
 from app.domain.accounts import AccountSpec, ModelInfo, Orchestra
+from app.domain.books.budgets import BudgetSpec
+from app.domain.books.prices import PriceRow
 from app.domain.errors import ConfigurationError, GatewayError, InternalError
 from app.domain.load import LoadRow
 from app.domain.views import AccountView, LiveCheck
@@ -28,6 +31,11 @@ class World:
         self.configured: dict[str, list[str]] = {}
         self.versions: dict[str, int] = {}
         self.drained: list[str] = []
+        self.books_fail = 0
+        """So many times the books cannot be told."""
+        self.budgets: list[tuple[int | None, ...]] = []
+        """Limits as the books were told them, each time."""
+        self.prices: list[set[str]] = []
 
     async def create(self, host: str) -> None:
         if host in self.held:
@@ -35,6 +43,13 @@ class World:
         if host in self.refused:
             raise InternalError(f"{host} could not be created")
         self.living.setdefault(host, "first life")
+
+    async def sync_books(self, budgets: Sequence[BudgetSpec], prices: Sequence[PriceRow]) -> None:
+        if self.books_fail:
+            self.books_fail -= 1
+            raise InternalError("the disk is full")
+        self.budgets.append(tuple(budget.limit_nano for budget in budgets))
+        self.prices.append({price.model for price in prices})
 
     async def destroy(self, host: str) -> None:
         self.living.pop(host, None)
@@ -95,7 +110,7 @@ async def world() -> World:
 
 @pytest.fixture
 async def directory(world: World) -> AsyncIterator[Directory]:
-    built = Directory(world, world)
+    built = Directory(world, world, world)
     yield built
     await built.drain(0.1)
 
@@ -134,6 +149,37 @@ async def test_slow_account_holds_up_nobody(directory: Directory, world: World) 
     world.held["account-slow"].set()
     await eventually(lambda: world.configured.get("account-slow") == ["slow"])
     assert (await directory.ready())["accounts"] == "ok"
+
+
+async def test_books_are_told_budgets_and_prices_once_a_configuration(directory: Directory, world: World) -> None:
+    """At the start and with every change, and not with each look at the accounts."""
+    plain = configuration("a")
+    first = settings.load_mapping(
+        {
+            **plain,
+            "budgets": [{"for": "tenant", "window": "day", "usd": 2}],
+            "prices": [{"model": "m", "input": 1, "output": 1}],
+        },
+        source="test",
+        environ={},
+    )
+    await started(directory, first)
+    await directory.apply_mapping({**plain, "budgets": [{"for": "tenant", "window": "day", "usd": 3}]})
+    await directory.apply_mapping({**plain, "budgets": [{"for": "tenant", "window": "day", "usd": 3}]})
+
+    assert world.budgets == [(2_000_000_000,), (3_000_000_000,)]
+    assert world.prices == [{"m"}, set()]
+
+
+async def test_books_that_cannot_be_told_are_told_later(
+    directory: Directory, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The accounts come up all the same."""
+    monkeypatch.setattr(directory_module, "BOOKS_PERIOD_S", 0.01)
+    world.books_fail = 2
+    await started(directory, orchestra("a"))
+
+    await eventually(lambda: world.budgets == [()])
 
 
 async def test_start_that_is_given_up_leaves_accounts_that_are_looked_after(directory: Directory, world: World) -> None:
