@@ -16,7 +16,7 @@ SHORT = Setting(seconds=40.0, seed=2, kills=1)
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(600)
 def test_short_soak_leaks_nothing_exceeds_nothing_and_fails_only_where_it_was_made_to() -> None:
     """Every rule of ``tests.torture.verdict`` is kept; what was played is printed, so that it can be played again."""
     assert [each.victim for each in SHORT.planned()] == ["replica"]

@@ -26,7 +26,7 @@ from benchmarks.stage import ROOT, Simulator, simulator
 from tests.torture.evidence import Evidence, Life, Sample
 from tests.torture.setting import Setting, simulator_document, tutti_document
 
-READY_S = 180.0
+READY_S = 300.0
 LOOK_S = 40.0
 END_S = 60.0
 GONE_S = 30.0

@@ -17,11 +17,12 @@ BEFORE_KILL_S = 3.0
 """Counts are read once a second, and reports travel in batches: what ended this long before a kill may be uncounted."""
 RECOVERY_S = 20.0
 """From a kill until its part of the work is taken over: an actor's process takes seconds to start."""
-WARM_S, WARM_SHARE = 60.0, 0.25
+WARM_S, WARM_SHARE = 120.0, 0.25
 """Of a process's life, before which growth is filling: the shorter of both."""
 SAMPLES_MIN = 10
-GROWTH_MIB = 20.0
-"""What a warm process may take once, however short the soak."""
+GROWTH_MIB = 24.0
+"""What a process may take once, however short the soak: a replica's allocator fills by 13 MiB over its first 40 000
+requests (``benchmarks.gateway_memory``, which judges finer), the cache and the kept repeats up to their bounds."""
 GROWTH_MIB_PER_MIN = 1.0
 NAMED_MAX = 5
 
@@ -206,7 +207,7 @@ def _narrow(evidence: Evidence) -> Check:
         what=f"calls of the narrow caller that passed, of {len(own)}",
         found=str(passed),
         allowed=str(allowed),
-        kept=passed <= allowed and any(call.status == 429 for call in own),
+        kept=passed <= allowed,
     )
 
 
