@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import typer
 
 from app.domain.run import RunRequest
-from app.terminal import operator_commands, project_commands, run_commands, serve_command
+from app.terminal import db_commands, operator_commands, project_commands, run_commands, serve_command
 from app.terminal.connect import Target
 from app.terminal.execute import Doors, execute, leave
 from app.terminal.output import ExitStatus
@@ -34,6 +34,8 @@ app = typer.Typer(
 )
 projects = typer.Typer(no_args_is_help=True, help="Projects on the running server: list, show, watch, answer, cancel.")
 app.add_typer(projects, name="projects")
+db = typer.Typer(no_args_is_help=True, help="The database of runs and books: its schema, and copies of it.")
+app.add_typer(db, name="db")
 
 Text = Annotated[str | None, typer.Argument(metavar="TEXT", help="What is to be done; - reads standard input.")]
 FileOption = Annotated[Path | None, typer.Option("--file", metavar="F", help="Read the request from a file.")]
@@ -289,6 +291,50 @@ def projects_cancel(
     doors: Doors = context.obj
     target = Target(server=server, config=config)
     execute(doors, lambda: project_commands.cancel(doors, target, run_id, as_json=as_json), as_json=as_json)
+
+
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+@db.command("status", epilog="Example: tutti db status")
+def db_status(context: typer.Context, config: Config = None, as_json: Json = False) -> None:
+    """Say where the database is, which schema it has and who writes to it."""
+    leave(context.obj, lambda: db_commands.status(config, as_json=as_json), as_json=as_json)
+
+
+@db.command("migrate", epilog="Example: tutti db migrate --dry-run")
+def db_migrate(
+    context: typer.Context,
+    to: Annotated[str | None, typer.Option("--to", metavar="REV", help="Default: the newest revision.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the SQL; change nothing.")] = False,
+    yes: Yes = False,
+    config: Config = None,
+) -> None:
+    """Bring the schema up (a start does so by itself) or back; the file is copied first."""
+    doors: Doors = context.obj
+    leave(doors, lambda: db_commands.migrate(doors, config, to, dry_run=dry_run, yes=yes))
+
+
+@db.command("backup", epilog="Example: tutti db backup tutti-$(date +%F).sqlite")
+def db_backup(
+    context: typer.Context,
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")],
+    config: Config = None,
+) -> None:
+    """Copy the database to a file, while a server runs on it or not, and check the copy."""
+    leave(context.obj, lambda: db_commands.backup(config, target))
+
+
+@db.command("restore", epilog="Example: tutti db restore tutti-2026-11-01.sqlite")
+def db_restore(
+    context: typer.Context,
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="A copy made by `tutti db backup`.")],
+    yes: Yes = False,
+    config: Config = None,
+) -> None:
+    """Put a copy in the database's place; what was there is kept beside it."""
+    doors: Doors = context.obj
+    leave(doors, lambda: db_commands.restore(doors, config, source, yes=yes))
 
 
 def main(arguments: Sequence[str] | None = None, doors: Doors | None = None) -> int:

@@ -15,6 +15,7 @@ from sqlalchemy import create_engine
 
 from app.domain.errors import ConfigurationError, NotFoundError
 from app.storage import migrating
+from app.storage.faults import copy_error, is_storage_error
 
 _COMPANIONS = ("-wal", "-shm", "-journal")
 
@@ -26,7 +27,7 @@ def copy_file(source: Path, target: Path) -> None:
     steps would begin again with every commit of another process.
 
     Raises:
-        sqlite3.Error, OSError: the disk refuses; nothing is left behind.
+        InternalError: the disk refuses; nothing is left behind.
     """
     partial = target.with_name(f".{target.name}.partial")
     partial.unlink(missing_ok=True)
@@ -41,10 +42,18 @@ def copy_file(source: Path, target: Path) -> None:
         _sync(partial)
         partial.replace(target)
         _sync(target.parent)
-    except BaseException:
+    except BaseException as error:
         for name in (partial, *(partial.with_name(partial.name + end) for end in _COMPANIONS)):
             name.unlink(missing_ok=True)
+        if is_storage_error(error):
+            raise copy_error(error, target) from error
         raise
+
+
+def require_file(path: Path) -> None:
+    """Raise NotFoundError where there is no such file."""
+    if not path.is_file():
+        raise NotFoundError(f"there is no file {str(path)!r}", param="FILE", remedy="name one that exists")
 
 
 def check_file(path: Path) -> str:
@@ -54,8 +63,7 @@ def check_file(path: Path) -> str:
         NotFoundError: there is no such file.
         ConfigurationError: it is no journal, is damaged, or was written by a newer Tutti.
     """
-    if not path.is_file():
-        raise NotFoundError(f"there is no file {str(path)!r}", param="FILE")
+    require_file(path)
     try:
         with contextlib.closing(_open_read_only(path)) as connection:
             verdict = str(connection.execute("PRAGMA integrity_check(1)").fetchone()[0])

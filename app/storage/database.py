@@ -94,6 +94,12 @@ def open_for_reading(place: Place) -> Engine:
     return engine
 
 
+def find_holder(connection: Connection) -> str | None:
+    """Return who holds the writer's lock of this PostgreSQL database, None where nobody does."""
+    row = connection.exec_driver_sql(_FIND_HOLDER, (LOCK_CLASS,)).first()
+    return None if row is None else _holder(row.pid, row.application_name)
+
+
 def bring_to(engine: Engine, place: Place, revision: str | None) -> tuple[str | None, str, Path | None]:
     """Bring the writer's database to ``revision`` (the newest for None).
 
@@ -224,9 +230,13 @@ def _end_own_session(cursor: Cursor[TupleRow], own_name: str) -> None:
         row = None
     if row is None and _take(cursor):
         return
-    holder = f"{row[1]!r}, the server's process {row[0]}" if row is not None else "another process"
+    holder = _holder(row[0], row[1]) if row is not None else "another process"
     raise ConflictError(
         f"another Tutti writes to this PostgreSQL database ({holder})",
         param="store.url",
         remedy="talk to that server (`--server URL`), stop it, or name another database in `store.url`",
     )
+
+
+def _holder(pid: int, application_name: str) -> str:
+    return f"{application_name!r}, the server's process {pid}"

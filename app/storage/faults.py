@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -104,11 +105,13 @@ def kind_of(error: BaseException) -> FaultKind | None:
         return _ERRNO.get(error.errno or 0, FaultKind.IO)
     if isinstance(error, TimeoutError):
         return FaultKind.BUSY
-    if not isinstance(error, DBAPIError):
+    if not isinstance(error, DBAPIError | sqlite3.Error):
         return None
-    code = getattr(error.orig, "sqlite_errorcode", None)
+    code = getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlite_errorcode", None)
     if isinstance(code, int):
         return _SQLITE.get(code & 0xFF)
+    if isinstance(error, sqlite3.Error):
+        return None
     state = getattr(error.orig, "sqlstate", None)
     if isinstance(state, str):
         return next((kind for prefix, kind in _POSTGRESQL if state.startswith(prefix)), None)
@@ -145,9 +148,15 @@ def directory_error(error: OSError, directory: Path) -> GatewayError:
     )
 
 
+def copy_error(error: BaseException, target: Path) -> InternalError:
+    """Return the error for a copy of the database that could not be made."""
+    words = _WORDS[kind_of(error) or FaultKind.IO]
+    return InternalError(f"the copy {str(target)!r} could not be made: {words.what}", remedy=words.remedy)
+
+
 def is_storage_error(error: BaseException) -> bool:
     """Whether ``error`` comes from below us: driver, pool or file system."""
-    return isinstance(error, SQLAlchemyError | OSError)
+    return isinstance(error, SQLAlchemyError | sqlite3.Error | OSError)
 
 
 def _unusable(kind: FaultKind, place: str) -> InternalError:
