@@ -244,12 +244,12 @@ def _sums(connection: Connection, table: Table, places: tuple[str, ...], entries
 
 
 def _owners(connection: Connection) -> Iterator[Difference]:
-    """Entries are for whom their hold is."""
+    """Entries are for whom their hold is; a hold names only owners who have budgets, and others share it."""
     names = ("tenant", "team", "user", "key", "run_id")
     query = (
         select(usage_entry.c.id, usage_entry.c.hold_id)
         .join(hold, hold.c.id == usage_entry.c.hold_id)
-        .where(or_(*(usage_entry.c[name] != hold.c[name] for name in names)))
+        .where(or_(*(and_(hold.c[name] != "", usage_entry.c[name] != hold.c[name]) for name in names)))
         .limit(DIFFERENCES_MAX)
     )
     for entry_id, hold_id in connection.execute(query):

@@ -1,0 +1,209 @@
+"""What attempts cost: a ceiling held before each, an entry in the books after it, whoever pays.
+
+Between ``attempts``, which knows how an attempt ended, and ``bookkeeper``, which tells the books. What is held is the
+call's true ceiling; what nobody can know (a cut stream, a lost answer) is booked as all that it may have been, so that
+the books are never below the provider's bill.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Protocol
+
+from app.domain.accounts import Orchestra
+from app.domain.books.budgets import OwnerKind, Owners
+from app.domain.books.entries import Ending, UsageEntry
+from app.domain.books.money import usd_from_nano
+from app.domain.books.prices import PriceRow, ceiling_nano, find_row, price_nano
+from app.domain.chat import NO_USAGE, Usage
+from app.domain.leases import PermitReport
+from app.domain.ports import Clock
+from app.services.gateway.bookkeeper import Bookkeeper
+from app.services.gateway.permits import Permit
+from app.services.gateway.purses import Ceiling, Ticket
+from app.services.roster import SnapshotRoster
+
+INPUT_MARGIN = 2
+"""Estimates of input tokens err; the ceiling holds so many times the estimate."""
+PRICE_DAY_S = 60.0
+"""How long a looked-up price row is believed: rows change at midnight."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Billing:
+    """On whose behalf a client's call is made, and what it is called in the books."""
+
+    owners: Owners = field(default_factory=Owners)
+    request_id: str = ""
+    task_type: str = ""
+    trace_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """How large an attempt may become."""
+
+    input_tokens: int
+    """Estimated."""
+    output_tokens_max: int
+    """All choices together."""
+
+
+class Spends(Protocol):
+    """Who keeps the books of attempts; implemented by ``Spending``."""
+
+    async def begin(self, permit: Permit, provider: str, billing: Billing, extent: Extent) -> None:
+        """Hold the ceiling of an attempt; raises QuotaError where a budget has no room, InternalError without books."""
+
+    def end(self, permit: Permit, report: PermitReport) -> None:
+        """Book how it ended; nothing where it was never sent."""
+
+    def cached(self, billing: Billing, model: str, usage: Usage) -> None:
+        """Book an answer out of our own cache: nothing was bought, and so much not paid."""
+
+    def cost_usd(self, model: str, provider: str, usage: Usage) -> str | None:
+        """Return what that usage costs now, as decimal text; None where the price is unknown."""
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    ticket: Ticket
+    held_for: Owners
+    billing: Billing
+    extent: Extent
+    provider: str
+    price: PriceRow | None
+    sent_s: float
+
+
+class Spending:
+    """One per replica.
+
+    Args:
+        keeper: Tells the books.
+        roster: Knows prices and budgets.
+        clock: Time.
+
+    Not thread-safe: one event loop.
+    """
+
+    def __init__(self, keeper: Bookkeeper, roster: SnapshotRoster, clock: Clock) -> None:
+        self._keeper = keeper
+        self._roster = roster
+        self._clock = clock
+        self._open: dict[str, _Open] = {}
+        self._prices: dict[tuple[str, str], PriceRow | None] = {}
+        self._prices_of: Orchestra | None = None
+        self._prices_s = 0.0
+
+    async def begin(self, permit: Permit, provider: str, billing: Billing, extent: Extent) -> None:
+        """See ``Spends``."""
+        price, now_s = self._price(permit.model, provider), self._clock.wall_s()
+        input_tokens = extent.input_tokens * INPUT_MARGIN
+        ceiling = Ceiling(
+            ceiling_nano(input_tokens, extent.output_tokens_max, price), input_tokens + extent.output_tokens_max
+        )
+        held_for = _held_for(billing.owners, _limited(self._roster.orchestra()))
+        ticket = await self._keeper.hold(held_for, ceiling)
+        self._open[permit.call_id] = _Open(ticket, held_for, billing, extent, provider, price, now_s)
+
+    def end(self, permit: Permit, report: PermitReport) -> None:
+        """See ``Spends``."""
+        found = self._open.pop(permit.call_id, None)
+        if found is None:
+            return
+        entry = None if report.ending == "withdrawn" else self._entry(found, permit, report)
+        self._keeper.close(found.ticket, entry, found.held_for)
+
+    def cached(self, billing: Billing, model: str, usage: Usage) -> None:
+        """See ``Spends``."""
+        price = self._price(model, "")
+        saved = price_nano(usage, price, at_s=self._clock.wall_s())
+        self._keeper.note(
+            UsageEntry(
+                entry_id=self._keeper.entry_id(),
+                at_s=self._clock.wall_s(),
+                owners=billing.owners,
+                task_type=billing.task_type,
+                model=model,
+                ending=Ending.CACHE_HIT,
+                usage=usage,
+                cost_nano=0,
+                savings_nano=saved or 0,
+                request_id=billing.request_id,
+                trace_id=billing.trace_id,
+            )
+        )
+
+    def cost_usd(self, model: str, provider: str, usage: Usage) -> str | None:
+        """See ``Spends``."""
+        nano = price_nano(usage, self._price(model, provider), at_s=self._clock.wall_s())
+        return None if nano is None else usd_from_nano(nano)
+
+    def _entry(self, found: _Open, permit: Permit, report: PermitReport) -> UsageEntry:
+        ending, usage = _outcome(report, found.extent)
+        cost = price_nano(usage, found.price, at_s=found.sent_s)
+        return UsageEntry(
+            entry_id=self._keeper.entry_id(),
+            at_s=self._clock.wall_s(),
+            owners=found.billing.owners,
+            task_type=found.billing.task_type,
+            account=permit.account,
+            provider=found.provider,
+            model=permit.model,
+            ending=ending,
+            usage=usage,
+            cost_nano=0 if usage == NO_USAGE else cost,
+            price_id=found.price.price_id if found.price is not None else None,
+            savings_nano=self._saved(usage, found, cost),
+            duration_s=report.duration_s,
+            ttft_s=report.ttft_s,
+            request_id=found.billing.request_id,
+            trace_id=found.billing.trace_id,
+            error_kind=report.error.kind.value if report.error is not None else "",
+        )
+
+    def _saved(self, usage: Usage, found: _Open, cost: int | None) -> int:
+        """Return what the provider's prompt cache saved: the same input at the full price, less what it cost."""
+        if not usage.cache_read_tokens or cost is None:
+            return 0
+        full = price_nano(replace(usage, cache_read_tokens=0), found.price, at_s=found.sent_s)
+        return max(0, (full or 0) - cost)
+
+    def _price(self, model: str, provider: str) -> PriceRow | None:
+        orchestra, now_s = self._roster.orchestra(), self._clock.wall_s()
+        if orchestra is not self._prices_of or abs(now_s - self._prices_s) > PRICE_DAY_S:
+            self._prices, self._prices_of, self._prices_s = {}, orchestra, now_s
+        key = model, provider
+        if key not in self._prices:
+            self._prices[key] = find_row(orchestra.prices, model=model, provider=provider or None, at_s=now_s)
+        return self._prices[key]
+
+
+def _outcome(report: PermitReport, extent: Extent) -> tuple[Ending, Usage]:
+    """Return how an attempt ended and what it consumed; all it may have where that is not known."""
+    most = Usage(input_tokens=extent.input_tokens, output_tokens=extent.output_tokens_max, source="estimated")
+    if report.ending == "answered":
+        return Ending.ANSWERED, report.usage
+    if report.ending == "cancelled":
+        return Ending.CANCELLED, report.usage if report.usage != NO_USAGE else most
+    error = report.error
+    if error is None or error.billed is None:
+        return Ending.UNKNOWN, most
+    return Ending.FAILED, most if error.billed else NO_USAGE
+
+
+@lru_cache(maxsize=16)
+def _kinds(budget_kinds: tuple[OwnerKind, ...]) -> frozenset[OwnerKind]:
+    return frozenset((OwnerKind.TENANT, *budget_kinds))
+
+
+def _limited(orchestra: Orchestra) -> frozenset[OwnerKind]:
+    """Return the kinds of owners that any budget is for; the tenant's sums are always kept."""
+    return _kinds(tuple(sorted({budget.owner_kind for budget in orchestra.budgets})))
+
+
+def _held_for(owners: Owners, kinds: frozenset[OwnerKind]) -> Owners:
+    """Return the owners whose budgets apply: calls of all others share their holds."""
+    return Owners(**{kind.value: owners.name_of(kind) for kind in kinds})
