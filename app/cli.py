@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import typer
 
 from app.domain.run import RunRequest
-from app.terminal import db_commands, operator_commands, project_commands, run_commands, serve_command
+from app.terminal import operator_commands, project_commands, run_commands, serve_command
 from app.terminal.connect import Target
 from app.terminal.execute import Doors, execute, leave
 from app.terminal.output import ExitStatus
@@ -299,6 +299,9 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 @db.command("status", epilog="Example: tutti db status")
 def db_status(context: typer.Context, config: Config = None, as_json: Json = False) -> None:
     """Say where the database is, which schema it has and who writes to it."""
+    # Imported here and below: what reads databases takes as long to load as all the rest of this command.
+    from app.terminal import db_commands
+
     leave(context.obj, lambda: db_commands.status(config, as_json=as_json), as_json=as_json)
 
 
@@ -311,6 +314,8 @@ def db_migrate(
     config: Config = None,
 ) -> None:
     """Bring the schema up (a start does so by itself) or back; the file is copied first."""
+    from app.terminal import db_commands
+
     doors: Doors = context.obj
     leave(doors, lambda: db_commands.migrate(doors, config, to, dry_run=dry_run, yes=yes))
 
@@ -322,6 +327,8 @@ def db_backup(
     config: Config = None,
 ) -> None:
     """Copy the database to a file, while a server runs on it or not, and check the copy."""
+    from app.terminal import db_commands
+
     leave(context.obj, lambda: db_commands.backup(config, target))
 
 
@@ -333,6 +340,8 @@ def db_restore(
     config: Config = None,
 ) -> None:
     """Put a copy in the database's place; what was there is kept beside it."""
+    from app.terminal import db_commands
+
     doors: Doors = context.obj
     leave(doors, lambda: db_commands.restore(doors, config, source, yes=yes))
 

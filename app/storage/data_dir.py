@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 
 from app.domain.errors import ConflictError
-from app.storage.faults import directory_error
 
 
 def require_free(directory: Path) -> None:
@@ -30,6 +29,9 @@ def hold_directory(directory: Path, *, note: bool = True) -> int:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
+        # Imported late: the door looks whether the directory is free, and must not load a database's library for it.
+        from app.storage.faults import directory_error
+
         raise directory_error(error, directory) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ BUSY_TIMEOUT_MS = 5_000
 CONNECT_TIMEOUT_S = 5
 LOST_AFTER_S = 20
 """A server, or a client, that says nothing for so long is taken for gone."""
+LOCK_TRIES = 10
+LOCK_PAUSE_S = 0.2
 LOCK_CLASS = 0x7A771
 """First half of the advisory lock's key; the second is the schema's, so that two may share a database."""
 
@@ -208,7 +211,7 @@ def _hold(connection: PostgresConnection[TupleRow], entry: ConnectionPoolEntry) 
             cursor.execute(f"SET tcp_keepalives_interval = {LOST_AFTER_S // 4}")
             cursor.execute("SET tcp_keepalives_count = 2")
             if not _take(cursor):
-                _end_own_session(cursor, connection.info.get_parameters().get("application_name", ""))
+                _wait_or_refuse(cursor, connection.info.get_parameters().get("application_name", ""))
         connection.commit()
     except BaseException:
         connection.close()
@@ -221,15 +224,21 @@ def _take(cursor: Cursor[TupleRow]) -> bool:
     return row is not None and bool(row[0])
 
 
-def _end_own_session(cursor: Cursor[TupleRow], own_name: str) -> None:
-    """Free the lock from a session of this very process whose end the server has not noticed; refuse any other."""
-    cursor.execute(_FIND_HOLDER, (LOCK_CLASS,))
-    row = cursor.fetchone()
-    if row is not None and row[1] == own_name:
-        cursor.execute("SELECT pg_terminate_backend(%s, %s)", (row[0], BUSY_TIMEOUT_MS))
-        row = None
-    if row is None and _take(cursor):
-        return
+def _wait_or_refuse(cursor: Cursor[TupleRow], own_name: str) -> None:
+    """Take the lock once a session that is ending has freed it; refuse where it belongs to a living Tutti.
+
+    A session of this very process, whose end the server has not noticed, is ended. That of a store that was just killed
+    is given a moment: the server notices when it has done what it was doing.
+    """
+    row = None
+    for _ in range(LOCK_TRIES):
+        cursor.execute(_FIND_HOLDER, (LOCK_CLASS,))
+        row = cursor.fetchone()
+        if row is not None and row[1] == own_name:
+            cursor.execute("SELECT pg_terminate_backend(%s, %s)", (row[0], BUSY_TIMEOUT_MS))
+        if _take(cursor):
+            return
+        time.sleep(LOCK_PAUSE_S)
     holder = _holder(row[0], row[1]) if row is not None else "another process"
     raise ConflictError(
         f"another Tutti writes to this PostgreSQL database ({holder})",
