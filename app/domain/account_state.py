@@ -309,7 +309,7 @@ class AccountBook:
             return None
         load = scope.limiter.load(now_ns)
         ready_ns = meter.health.ready_at_ns(now_ns)
-        cooldown_ns = max(load.cooldown_until_ns - now_ns, (ready_ns or now_ns) - now_ns, 0)
+        cooldown_ns = max(load.cooldown_until_ns, meter.health.cooling_until_ns(now_ns)) - now_ns
         return LoadRow(
             account=account,
             model=model,
@@ -331,7 +331,7 @@ class AccountBook:
             cooldown_s=_seconds(cooldown_ns),
             # While somebody tries it again, what is known of it is good enough for the others.
             measured=meter.calls > 0 and (load.in_flight > 0 or meter.is_fresh(now_ns)),
-            closed_s=_seconds(max(0, (load.opens_ns or now_ns) - now_ns)),
+            closed_s=_seconds(max(load.opens_ns or now_ns, ready_ns or now_ns) - now_ns),
             call_s=meter.call_s,
             call_output_tokens=meter.call_output_tokens,
             ttft_s=meter.speed.ttft_s,

@@ -18,6 +18,8 @@ BREAKER_ERROR_RATE = 0.5
 """From here on the breaker opens: four failures in a row after a clean record."""
 PROBE_TIMEOUT_NS = 600_000_000_000
 """A probe that never ended (its caller died) makes room for another one after this."""
+PROBE_LOOK_NS = 1_000_000_000
+"""While a probe is under way nobody knows when it ends: whoever waits for it looks again after this."""
 
 
 @dataclass(slots=True)
@@ -26,7 +28,8 @@ class Health:
 
     A cooldown only ever gets longer. Trouble at the provider costs a short pause; where it is frequent the breaker
     opens and, when the pause is over, exactly one call is let through (half open): its success closes the breaker, its
-    failure pauses for twice as long. A limit's cooldown ends without a probe: the limiter knows when it is over.
+    failure pauses for twice as long. A limit's cooldown ends without a probe, for the provider has said when it is
+    over; where that was not true the breaker opens as well, or all who wait would be refused at each of its ends.
 
     Outcomes carry no call id. One of a call that was sent before the breaker opened is ignored until a probe is under
     way, and taken for the probe's afterwards.
@@ -47,6 +50,8 @@ class Health:
     """Breaker: when the pause is over, one probe and nothing else."""
     _probe_ns: int | None = None
     """When the probe under way started."""
+    _limited: bool = False
+    """Whether a limit refused the last call that ended."""
 
     def state(self, now_ns: int) -> AccountState:
         """Return the state as operators see it; a pause after trouble reads as cooling for less than a day."""
@@ -61,12 +66,16 @@ class Health:
     def ready_at_ns(self, now_ns: int) -> int | None:
         """Return when a call may be made: ``now_ns`` if now, None where only a person can help.
 
-        While a probe is under way it is the moment at which that probe would be given up.
+        While a probe is under way it is a moment to look again.
         """
         if self._dead:
             return None
-        probe_ends_ns = None if self._probe_ns is None else self._probe_ns + PROBE_TIMEOUT_NS
-        return _latest(now_ns, self._day_until_ns, self._minute_until_ns, self._pause_until_ns, probe_ends_ns)
+        probing = self._probe_ns is not None and now_ns < self._probe_ns + PROBE_TIMEOUT_NS
+        return _latest(self.cooling_until_ns(now_ns), now_ns + PROBE_LOOK_NS if probing else None)
+
+    def cooling_until_ns(self, now_ns: int) -> int:
+        """Return when the cooldown or pause in force ends, ``now_ns`` where there is none; a probe is no cooldown."""
+        return _latest(now_ns, self._day_until_ns, self._minute_until_ns, self._pause_until_ns)
 
     def on_start(self, now_ns: int) -> None:
         """Note a call that was admitted; while half open it is the one probe."""
@@ -82,9 +91,17 @@ class Health:
             # What the breaker saw is over; the old rate would reopen it at the next stray failure.
             self.error_rate = min(self.error_rate, BREAKER_ERROR_RATE / 2)
         self._open, self._probe_ns, self._backoff_ns = False, None, BACKOFF_NS
+        if now_ns >= _latest(0, self._minute_until_ns):
+            self._limited = False
 
     def on_minute_limit(self, now_ns: int, until_ns: int) -> None:
-        """Cool until ``until_ns``; an earlier end than the one in force changes nothing."""
+        """Cool until ``until_ns``; an earlier end than the one in force changes nothing.
+
+        The calls that were under way are refused together; one that is refused after its cooldown opens the breaker.
+        """
+        if now_ns >= _latest(0, self._minute_until_ns):
+            self._open = self._open or self._limited
+            self._limited = True
         self._minute_until_ns = _latest(until_ns, self._minute_until_ns)
         self._probe_ns = None
 

@@ -47,6 +47,12 @@ class World:
         )
         return permit
 
+    def succeed(self, permit: Permit, *, desk: int = 0, duration_s: float = 0.5) -> None:
+        usage = Usage(input_tokens=1, output_tokens=1)
+        self.desks[desk].report(
+            permit, PermitReport(call_id=permit.call_id, ending="answered", usage=usage, duration_s=duration_s)
+        )
+
     def fail(self, permit: Permit, kind: UpstreamKind, *, desk: int = 0, retry_after_s: float | None = None) -> None:
         error = UpstreamError("failed", kind=kind, account=permit.account, retry_after_s=retry_after_s)
         self.desks[desk].report(permit, PermitReport(call_id=permit.call_id, ending="failed", error=error))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.health import BACKOFF_MAX_NS, BACKOFF_NS, PROBE_TIMEOUT_NS, Health
+from app.domain.health import BACKOFF_MAX_NS, BACKOFF_NS, PROBE_LOOK_NS, PROBE_TIMEOUT_NS, Health
 
 S = 1_000_000_000
 
@@ -63,6 +63,24 @@ def test_health_cools_until_the_limit_ends_and_needs_no_probe(
     assert health.error_rate == 0.0
 
 
+def test_health_limit_met_again_after_its_own_time_is_probed() -> None:
+    """The provider's word was not true: one call at a time from here on, until one succeeds."""
+    health = Health()
+    health.on_minute_limit(0, 2 * S)
+    health.on_minute_limit(1, 2 * S)
+    assert health.state(2 * S) == "healthy", "calls that were under way together are refused together"
+    health.on_minute_limit(2 * S, 4 * S)
+    assert health.state(4 * S) == "half_open"
+    health.on_start(4 * S)
+    health.on_minute_limit(4 * S, 6 * S)
+    assert health.state(6 * S) == "half_open"
+    health.on_start(6 * S)
+    health.on_success(7 * S)
+    assert health.state(7 * S) == "healthy"
+    health.on_minute_limit(8 * S, 9 * S)
+    assert health.state(9 * S) == "healthy"
+
+
 def test_health_dead_key_stays_dead_whatever_happens() -> None:
     """Neither time nor a late success of a call under way revives it."""
     health = Health()
@@ -110,7 +128,9 @@ def test_health_half_open_lets_exactly_one_call_through() -> None:
     health, now_ns = _broken()
     assert health.ready_at_ns(now_ns) == now_ns
     health.on_start(now_ns)
-    assert health.ready_at_ns(now_ns + 1) == now_ns + PROBE_TIMEOUT_NS
+    assert health.ready_at_ns(now_ns + 1) == now_ns + 1 + PROBE_LOOK_NS
+    assert health.cooling_until_ns(now_ns + 1) == now_ns + 1, "the probe itself may be sent"
+    assert health.ready_at_ns(now_ns + PROBE_TIMEOUT_NS) == now_ns + PROBE_TIMEOUT_NS
     health.on_success(now_ns + S)
     assert health.state(now_ns + S) == "healthy"
     health.on_start(now_ns + S)
