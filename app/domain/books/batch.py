@@ -238,6 +238,9 @@ class Batch:
     def _settle(self, command: Settle) -> Answer:
         held = self.holds.get(command.hold_id) if command.hold_id is not None else None
         fresh = self._fresh(command.entries)
+        if command.entries and not fresh:
+            # Said again; perhaps before a hold of that id came, which is not its to end.
+            return Answer(outcome="replayed")
         if held is None:
             return self._settle_without_hold(command, fresh)
         nano, tokens = self._book(command, fresh, held.leg_set)
@@ -247,14 +250,14 @@ class Batch:
         elif held.state is HoldState.EXPIRED and not held.resolved:
             self._resolve(held, command.at_s)
         elif not fresh:
-            settled = held.state is HoldState.POSTED or held.resolved or bool(command.entries)
+            settled = held.state is HoldState.POSTED or held.resolved
             return Answer(outcome="replayed" if settled else "conflict")
         self._single(command, held.leg_set, nano, tokens)
         return Answer(outcome="done", alerts=self._alerts(held.leg_set), count=len(fresh))
 
     def _settle_without_hold(self, command: Settle, fresh: Sequence[UsageEntry]) -> Answer:
         if not fresh:
-            return Answer(outcome="replayed" if command.entries or command.hold_id is None else "missing")
+            return Answer(outcome="replayed" if command.hold_id is None else "missing")
         alerts: list[SoftAlert] = []
         for owners in dict.fromkeys(entry.owners for entry in fresh):
             leg_set = self._planned[owners, self.quarter]
