@@ -27,7 +27,7 @@ def clean() -> Evidence:
     over = add(evidence, "t22", "narrow", 32.0, "refused")
     over.status, over.retry_after = 429, "3"
     evidence.lives[1] = Life(name="callers", ours=True, samples=memory(80.0, 0.1))
-    evidence.lives[2] = Life(name="gcs", ours=False, samples=memory(50.0, 9.0))
+    evidence.lives[2] = Life(name="raylet", ours=False, samples=memory(50.0, 9.0))
     evidence.counted = counted(evidence)
     return evidence
 

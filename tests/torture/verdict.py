@@ -89,7 +89,7 @@ def _memory(evidence: Evidence) -> Check:
     grown = [growth for growth in ours if not growth.kept]
     most = max((growth.mib_per_min for growth in ours), default=0.0)
     return Check(
-        what=f"private memory of {len(ours)} processes of ours, steepest slope",
+        what=f"private memory of {len(ours)} processes, steepest slope",
         found=f"{most:+.2f} MiB/min",
         allowed=f"{GROWTH_MIB_PER_MIN:g} MiB/min, or {GROWTH_MIB:g} MiB in all",
         kept=bool(ours) and not grown,
