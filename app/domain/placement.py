@@ -1,7 +1,9 @@
 """Chooses accounts for waiting calls: list scheduling with virtual reservations (scheduling-and-evaluation.md 4.3).
 
 Pure. Each call, in the order given, takes the account with the earliest estimated finish and reserves there virtually,
-so that the calls behind it see the account as it will be. What is bound, and when, is the dispatcher's business.
+so that the calls behind it see the account as it will be. What an account is short of has a price, in seconds, that
+grows as its level falls: a small call leaves requests to those who have few of them, a large one leaves tokens. What is
+bound, and when, is the dispatcher's business.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from app.domain.load import LoadRow
 
 RESERVED_CALLS_MAX = 512
 """Only so many of the waiting calls are foreseen; those behind them wait for the next event."""
-LATE_CALLS_MAX = 32
-"""A few behind the first late one are still looked at: a smaller call may fit where a larger one did not."""
+LATE_CALLS_MAX = 128
+"""So many late ones in a row are looked at: one of them may fit an account that the others left alone."""
+LATE_CALLS_TOLD = 32
+"""And so many where no account can start anything soon, so that those who wait hear what they wait for."""
 PATIENCE_S = 5.0
 """Fall back to the next model of a call only where the earlier ones cannot start within this."""
 NEVER_S = 1e9
@@ -22,6 +26,10 @@ ERROR_RATE_MAX = 0.9
 SHORTEST_S = 0.05
 SCALE_MIN, SCALE_MAX = 0.5, 2.0
 """How far the allowed output may scale the expected duration: answers seldom fill what they are allowed."""
+PRICE = 10.0
+"""What an empty limit costs: this times the time that it needs to regain the call's charge. A full one costs nothing.
+The makespan of the pool benchmark hardly changes from 5 to 30."""
+PRICE_POWER = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +42,13 @@ class ReadyCall:
     input_tokens: int
     output_tokens_max: int
     avoid_accounts: tuple[str, ...] = ()
-    only_accounts: frozenset[str] = frozenset()
-    """None but these; empty means all."""
+    only: frozenset[tuple[str, str]] = frozenset()
+    """None but these (account, model) pairs; empty means all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The account that is estimated to finish the call first."""
+    """The account that is estimated to serve the call best."""
 
     account: str
     model: str
@@ -65,43 +73,138 @@ def place(
         ready: Most urgent first.
         rows: Last known load of every account that is being served.
         now_s: Monotonic seconds, on the clock of the rows.
-        horizon_s: Starts later than this interest nobody yet: once ``LATE_CALLS_MAX`` calls in a row would start later,
-            the rest is not looked at, which bounds the cost of an event while thousands wait.
+        horizon_s: Starts later than this interest nobody yet: once many calls in a row would start later, the rest is
+            not looked at, which bounds the cost of an event while thousands wait.
     """
-    by_model: dict[str, list[_Virtual]] = {}
-    typical_s = _typical_s(rows)
-    pools: dict[tuple[str, str], _Pool] = {}
-    for row in rows:
-        pool = pools.setdefault((row.scope, row.model), _Pool.of(row, now_s))
-        by_model.setdefault(row.model, []).append(
-            _Virtual(
-                row=row,
-                pool=pool,
-                age_s=max(0.0, now_s - row.observed_at_s),
-                call_s=row.call_s if row.measured else typical_s.get(row.model, row.call_s),
-            )
-        )
+    board = Board(rows, now_s, horizon_s=horizon_s)
     decisions: list[Choice | Wait] = []
-    late = 0
     for call in ready[:RESERVED_CALLS_MAX]:
-        decision = _place_one(call, by_model)
-        decisions.append(decision)
-        late = late + 1 if decision.start_in_s > horizon_s else 0
-        if late >= LATE_CALLS_MAX:
+        decisions.append(board.place(call))
+        if board.is_full and board.late >= LATE_CALLS_TOLD:
             break
     decisions.extend(Wait(start_in_s=horizon_s, reason="behind many others") for _ in ready[len(decisions) :])
     return decisions
 
 
-@dataclass(slots=True, kw_only=True)
+class Board:
+    """The accounts as they will be once the calls that were placed so far have started.
+
+    Args:
+        rows: Last known load of every account that matters to the calls.
+        now_s: Monotonic seconds, on the clock of the rows.
+        horizon_s: Starts later than this interest nobody yet.
+    """
+
+    def __init__(self, rows: Sequence[LoadRow], now_s: float, *, horizon_s: float = NEVER_S) -> None:
+        self._horizon_s = horizon_s
+        self.late = 0
+        """Calls in a row, up to the latest one, that cannot start within the horizon."""
+        self._by_model: dict[str, list[_Virtual]] = {}
+        typical_s = _typical_s(rows)
+        pools: dict[tuple[str, str], _Pool] = {}
+        for row in rows:
+            pool = pools.get((row.scope, row.model))
+            if pool is None:
+                pool = pools[row.scope, row.model] = _Pool.of(row, now_s)
+            virtual = _Virtual.of(row, pool, now_s, typical_s.get(row.model, row.call_s))
+            pool.opens_s = min(pool.opens_s, virtual.closed_s)
+            self._by_model.setdefault(row.model, []).append(virtual)
+        self._open = [pool for pool in pools.values() if pool.opens_within(horizon_s)]
+
+    @property
+    def all_late(self) -> bool:
+        """Whether nothing could start within the horizon."""
+        return not self._open
+
+    @property
+    def is_full(self) -> bool:
+        """Whether further calls are not worth a look: none could start within the horizon, as far as can be seen."""
+        return not self._open or self.late >= LATE_CALLS_MAX
+
+    def is_shut(self, call: ReadyCall) -> bool:
+        """Tell whether some of the call's models are served, none of them within the horizon."""
+        if any(pool.model in call.models for pool in self._open):
+            return False
+        return any(not each.dead for model in call.models for each in self._by_model.get(model, ()))
+
+    def serves(self, call: ReadyCall) -> bool:
+        """Tell whether anybody may ever take the call."""
+        return any(each.may_take(call) for model in call.models for each in self._by_model.get(model, ()))
+
+    def place(self, call: ReadyCall) -> Choice | Wait:
+        """Decide for the next call, and reserve for it."""
+        charge = (1.0, float(call.input_tokens), float(call.output_tokens_max))
+        best: tuple[float, float, int, str] | None = None
+        chosen: _Virtual | None = None
+        for model in call.models:
+            for candidate in self._by_model.get(model, ()):
+                if not candidate.may_take(call):
+                    continue
+                start_s, cost_s = candidate.pool.look(*charge)
+                start_s = max(start_s, candidate.closed_s)
+                if start_s >= NEVER_S:
+                    continue
+                key_s = start_s + candidate.duration_s(call) + cost_s
+                # Somewhere else first, where this very work failed before.
+                if candidate.pair[0] in call.avoid_accounts:
+                    key_s += NEVER_S / 2
+                key = (key_s, start_s, len(candidate.pool.finishes), candidate.pair[0])
+                if best is None or key < best:
+                    best, chosen = key, candidate
+            if best is not None and best[1] <= PATIENCE_S:
+                break
+        if best is None or chosen is None:
+            self.late += 1
+            return Wait(start_in_s=NEVER_S, reason=_why_nobody(call, self._by_model))
+        start_s = best[1]
+        finish_s = start_s + chosen.duration_s(call)
+        self._reserve(chosen.pool, charge, finish_s)
+        self.late = self.late + 1 if start_s > self._horizon_s else 0
+        return Choice(account=chosen.pair[0], model=chosen.pair[1], start_in_s=start_s, finish_in_s=finish_s)
+
+    def note(self, call: ReadyCall, account: str, model: str) -> None:
+        """Reserve for a call that was promised to an account which has not said yet whether it takes it."""
+        for candidate in self._by_model.get(model, ()):
+            if candidate.pair[0] == account:
+                charge = (1.0, float(call.input_tokens), float(call.output_tokens_max))
+                start_s, _cost_s = candidate.pool.look(*charge)
+                self._reserve(candidate.pool, charge, start_s + candidate.duration_s(call))
+
+    def _reserve(self, pool: _Pool, charge: tuple[float, float, float], finish_s: float) -> None:
+        pool.reserve(*charge, finish_s)
+        if pool in self._open and not pool.opens_within(self._horizon_s):
+            self._open.remove(pool)
+
+
+@dataclass(slots=True, eq=False)
+class _Level:
+    """One bucket; what a call takes of it is the sum of its requests, input and output, each times 0 or 1."""
+
+    level: float
+    capacity: float
+    rate_per_s: float
+    of_requests: float
+    of_input: float
+    of_output: float
+
+
+_PARTS = {
+    "requests": (1.0, 0.0, 0.0),
+    "input_tokens": (0.0, 1.0, 0.0),
+    "output_tokens": (0.0, 0.0, 1.0),
+    "tokens": (0.0, 1.0, 1.0),
+}
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Pool:
     """Buckets and slots that the rows of one scope and model share, as foreseen."""
 
-    levels: list[float]
-    capacities: list[float]
-    rates: list[float]
-    kinds: list[str]
+    model: str
+    levels: list[_Level]
     concurrency: int | None
+    opens_s: float = NEVER_S
+    """When the first of its accounts serves again."""
     finishes: list[float] = field(default_factory=list)
     """Foreseen ends of what is in flight, in seconds from now."""
 
@@ -110,33 +213,87 @@ class _Pool:
         age_s = max(0.0, now_s - row.observed_at_s)
         typical_s = max(SHORTEST_S, row.call_s)
         return cls(
-            levels=[min(bucket.capacity, bucket.level + bucket.rate_per_s * age_s) for bucket in row.buckets],
-            capacities=[bucket.capacity for bucket in row.buckets],
-            rates=[bucket.rate_per_s for bucket in row.buckets],
-            kinds=[bucket.kind for bucket in row.buckets],
+            model=row.model,
+            levels=[
+                _Level(
+                    min(bucket.capacity, bucket.level + bucket.rate_per_s * age_s),
+                    bucket.capacity,
+                    bucket.rate_per_s,
+                    *_PARTS[bucket.kind],
+                )
+                for bucket in row.buckets
+            ],
             concurrency=row.concurrency,
             # Nothing is known of how far each call is: assume them evenly spread over a typical duration.
             finishes=[typical_s * (index + 1) / (row.in_flight + 1) for index in range(row.in_flight)],
         )
 
-    def start_in_s(self, call: ReadyCall) -> float:
-        """Return when the pool can admit the call, in seconds from now."""
-        start_s = 0.0
-        for index, kind in enumerate(self.kinds):
-            needed = min(_charge(call, kind), self.capacities[index])
-            if self.levels[index] < needed:
-                if self.rates[index] <= 0:
-                    return NEVER_S
-                start_s = max(start_s, (needed - self.levels[index]) / self.rates[index])
-        if self.concurrency is not None and len(self.finishes) >= self.concurrency:
-            start_s = max(start_s, sorted(self.finishes)[len(self.finishes) - self.concurrency])
-        return start_s
+    def look(self, requests: float, input_tokens: float, output_tokens: float) -> tuple[float, float]:
+        """Return when the pool can admit such a call, in seconds from now, and what it costs others."""
+        start_s = cost_s = 0.0
+        for each in self.levels:
+            charge = each.of_requests * requests + each.of_input * input_tokens + each.of_output * output_tokens
+            level, rate = each.level, each.rate_per_s
+            missing = (charge if charge < each.capacity else each.capacity) - level
+            if rate <= 0:
+                start_s = NEVER_S if missing > 0 else start_s
+                continue
+            if missing > start_s * rate:
+                start_s = missing / rate
+            if level < each.capacity:
+                cost_s += (1.0 - level / each.capacity) ** PRICE_POWER * charge / rate
+        return max(start_s, self._free_s()), PRICE * cost_s
 
-    def reserve(self, call: ReadyCall, finish_s: float) -> None:
+    def reserve(self, requests: float, input_tokens: float, output_tokens: float, finish_s: float) -> None:
         """Take the call's charge and a slot until ``finish_s``."""
-        for index, kind in enumerate(self.kinds):
-            self.levels[index] -= _charge(call, kind)
+        for each in self.levels:
+            each.level -= each.of_requests * requests + each.of_input * input_tokens + each.of_output * output_tokens
         self.finishes.append(finish_s)
+
+    def opens_within(self, horizon_s: float) -> bool:
+        """Tell whether even the smallest call could start within the horizon."""
+        return max(self.look(1.0, 1.0, 0.0)[0], self.opens_s) <= horizon_s
+
+    def _free_s(self) -> float:
+        if self.concurrency is None or len(self.finishes) < self.concurrency:
+            return 0.0
+        return sorted(self.finishes)[len(self.finishes) - self.concurrency]
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Virtual:
+    row: LoadRow
+    pool: _Pool
+    pair: tuple[str, str]
+    """Account and model."""
+    dead: bool
+    context_tokens: int
+    closed_s: float
+    """Seconds until it serves again."""
+    call_s: float
+    """Of a typical call, failures included."""
+
+    @classmethod
+    def of(cls, row: LoadRow, pool: _Pool, now_s: float, typical_s: float) -> _Virtual:
+        age_s = max(0.0, now_s - row.observed_at_s)
+        call_s = max(SHORTEST_S, row.call_s if row.measured else typical_s)
+        return cls(
+            row=row,
+            pool=pool,
+            pair=(row.account, row.model),
+            dead=row.state == "dead",
+            context_tokens=row.context_tokens,
+            closed_s=NEVER_S if row.state == "dead" else max(0.0, row.cooldown_s - age_s, row.closed_s - age_s),
+            call_s=call_s / (1.0 - min(row.error_rate, ERROR_RATE_MAX)),
+        )
+
+    def may_take(self, call: ReadyCall) -> bool:
+        allowed = not call.only or self.pair in call.only
+        return allowed and not self.dead and call.input_tokens <= self.context_tokens
+
+    def duration_s(self, call: ReadyCall) -> float:
+        share = call.output_tokens_max / max(1.0, self.row.call_output_tokens)
+        return self.call_s * min(max(share, SCALE_MIN), SCALE_MAX)
 
 
 def _typical_s(rows: Sequence[LoadRow]) -> dict[str, float]:
@@ -148,55 +305,6 @@ def _typical_s(rows: Sequence[LoadRow]) -> dict[str, float]:
     return shortest
 
 
-@dataclass(slots=True, kw_only=True)
-class _Virtual:
-    row: LoadRow
-    pool: _Pool
-    age_s: float
-    call_s: float
-
-    def start_in_s(self, call: ReadyCall) -> float:
-        if self.row.state == "dead" or call.input_tokens > self.row.context_tokens:
-            return NEVER_S
-        return max(self.pool.start_in_s(call), max(self.row.cooldown_s, self.row.closed_s) - self.age_s)
-
-    def duration_s(self, call: ReadyCall) -> float:
-        share = call.output_tokens_max / max(1.0, self.row.call_output_tokens)
-        typical_s = max(SHORTEST_S, self.call_s) * min(max(share, SCALE_MIN), SCALE_MAX)
-        return typical_s / (1.0 - min(self.row.error_rate, ERROR_RATE_MAX))
-
-
-def _place_one(call: ReadyCall, by_model: dict[str, list[_Virtual]]) -> Choice | Wait:
-    best: tuple[float, float, int, str] | None = None
-    chosen: _Virtual | None = None
-    for model in call.models:
-        for candidate in by_model.get(model, ()):
-            if call.only_accounts and candidate.row.account not in call.only_accounts:
-                continue
-            start_s = candidate.start_in_s(call)
-            if start_s >= NEVER_S:
-                continue
-            finish_s = start_s + candidate.duration_s(call)
-            # Somewhere else first, where this very work failed before.
-            avoided = candidate.row.account in call.avoid_accounts
-            key = (
-                finish_s + (NEVER_S / 2 if avoided else 0.0),
-                start_s,
-                len(candidate.pool.finishes),
-                candidate.row.account,
-            )
-            if best is None or key < best:
-                best, chosen = key, candidate
-        if best is not None and best[1] <= PATIENCE_S:
-            break
-    if best is None or chosen is None:
-        return Wait(start_in_s=NEVER_S, reason=_why_nobody(call, by_model))
-    start_s = best[1]
-    finish_s = start_s + chosen.duration_s(call)
-    chosen.pool.reserve(call, finish_s)
-    return Choice(account=chosen.row.account, model=chosen.row.model, start_in_s=start_s, finish_in_s=finish_s)
-
-
 def _why_nobody(call: ReadyCall, by_model: dict[str, list[_Virtual]]) -> str:
     rows = [candidate.row for model in call.models for candidate in by_model.get(model, ())]
     if not rows:
@@ -205,13 +313,3 @@ def _why_nobody(call: ReadyCall, by_model: dict[str, list[_Virtual]]) -> str:
     if len(dead) == len(rows):
         return f"the keys of {', '.join(dead)} are refused by their provider"
     return f"the request of about {call.input_tokens} tokens is larger than the context of {' or '.join(call.models)}"
-
-
-def _charge(call: ReadyCall, kind: str) -> float:
-    if kind == "requests":
-        return 1.0
-    if kind == "input_tokens":
-        return float(call.input_tokens)
-    if kind == "output_tokens":
-        return float(call.output_tokens_max)
-    return float(call.input_tokens + call.output_tokens_max)

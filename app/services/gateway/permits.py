@@ -12,86 +12,34 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from app.domain.calls import Admission
 from app.domain.errors import CapacityError, GatewayError, RequestError, UpstreamError, UpstreamKind
-from app.domain.fair_queue import FairQueue
-from app.domain.gateway import Candidate, ServiceClass
+from app.domain.gateway import ServiceClass
 from app.domain.leases import Exchanged, PermitReport, PermitWish
 from app.domain.load import why_late
 from app.domain.permit_office import OTHERS_TURN
-from app.domain.placement import NEVER_S, Choice, ReadyCall, Wait, place
+from app.domain.placement import NEVER_S, Board, Choice, Wait, place
 from app.domain.ports import Clock, PermitHosts
 from app.services.gateway.host_mail import REPORT_DELAY_S, UNHURRIED_S, HostMail, Letter
-from app.services.gateway.spares import RECHECK_S, REFUSED_PAUSE_S, Slot, Slots
+from app.services.gateway.spares import EDGE_S, RECHECK_S, REFUSED_PAUSE_S, Slot, Slots
+from app.services.gateway.wants import Bounds, Permit, Waiting, WaitingCalls, Want
 from app.services.roster import SnapshotRoster
 
+__all__ = ["Bounds", "Permit", "PermitDesk", "Want"]
+
 HORIZON_S = 0.5
-LOOK_AHEAD = 512
-"""Waiting calls that are looked at together."""
+MISSES_MAX = 32
+"""So many calls that no spare permit fits, and the others are not tried."""
+SOON_S = 0.001
+WAITED_FOR_S = 0.2
+"""Reports wait this long for the next wish while calls wait for the minute's limits: starts are bound earlier."""
 TICK_S = 0.2
 CLOSED_MAX_S = 2.0
 """After a refusal the account's actor is asked again at the latest after this: it knows, and may know better."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Want:
-    """A call that needs a permit."""
-
-    candidates: tuple[Candidate, ...]
-    """Best model first, each with the accounts that may take it."""
-    input_tokens: int
-    output_tokens_max: int
-    caller: str = ""
-    weight: float = 1.0
-    service_class: ServiceClass = ServiceClass.STANDARD
-    avoid_accounts: frozenset[str] = frozenset()
-    """Failed this very call before; asked again only where nobody else can serve."""
-
-    def ready(self, call_id: str) -> ReadyCall:
-        """Return it as placement sees it."""
-        return ReadyCall(
-            call_id=call_id,
-            models=tuple(candidate.model for candidate in self.candidates),
-            input_tokens=self.input_tokens,
-            output_tokens_max=self.output_tokens_max,
-            avoid_accounts=tuple(self.avoid_accounts),
-            only_accounts=frozenset(account for candidate in self.candidates for account in candidate.accounts),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Permit:
-    """The right to send one call now."""
-
-    call_id: str
-    account: str
-    model: str
-    host: str
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    want: Want
-    ready: ReadyCall
-    answer: asyncio.Future[tuple[Permit, int]]
-    """The permit, and when (monotonic ns) it may be used."""
-    submitted: str = ""
-    """The wish under way for it, and where; empty while it is not bound to an account."""
-    submitted_to: str = ""
-    not_before_ns: int = 0
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """How much may wait, and what batch work leaves to others."""
-
-    queue_max: int = 10_000
-    batch_headroom: float = 0.1
 
 
 class PermitDesk:
@@ -123,12 +71,12 @@ class PermitDesk:
         self._owner = owner
         self._bounds = bounds
         self._slots = Slots()
-        self._mail: HostMail[_Waiting] = HostMail(hosts, clock, owner, self, on_silence)
-        self._queue: FairQueue[_Waiting] = FairQueue(bounds.queue_max)
+        self._mail: HostMail[Waiting] = HostMail(hosts, clock, owner, self, on_silence)
+        self._queue = WaitingCalls(bounds.queue_max)
         self._numbers = itertools.count(1)
         self._wake = asyncio.Event()
         self._look_ns = 0
-        """When a call that was refused may ask again, if that is soon."""
+        """When a start comes within the horizon, or a call that was refused may ask again."""
         self._held: Counter[str] = Counter()
         """Permits in use, by the host that gave them."""
 
@@ -189,7 +137,7 @@ class PermitDesk:
             with contextlib.suppress(TimeoutError):
                 # Not ``wait_for``: that of Python 3.11 may swallow the cancellation that ends this task.
                 left_s = (self._look_ns - self._clock.monotonic_ns()) / 1e9
-                async with asyncio.timeout(min(TICK_S, left_s) if left_s > 0 else TICK_S):
+                async with asyncio.timeout(min(TICK_S, max(left_s, SOON_S))):
                     await self._wake.wait()
             self._wake.clear()
             now_ns = self._clock.monotonic_ns()
@@ -221,7 +169,7 @@ class PermitDesk:
         if self._queue:
             self.wake()
 
-    def on_answer(self, host: str, letter: Letter[_Waiting], answer: Exchanged) -> None:
+    def on_answer(self, host: str, letter: Letter[Waiting], answer: Exchanged) -> None:
         """See ``host_mail.Reader``."""
         now_ns = self._clock.monotonic_ns()
         for bundle_wish in letter.bundles:
@@ -231,14 +179,14 @@ class PermitDesk:
         for (item, wish), admission in zip(letter.wishes, answer.admissions, strict=True):
             self._take_admission(host, item, wish, admission, now_ns)
 
-    def on_lost(self, host: str, letter: Letter[_Waiting]) -> None:
+    def on_lost(self, host: str, letter: Letter[Waiting]) -> None:
         """See ``host_mail.Reader``."""
         self._return_all(host)
         for bundle_wish in letter.bundles:
             self._slots.of(bundle_wish.account, bundle_wish.model).asked = False
         for item, wish in letter.wishes:
-            if item.submitted == wish.call_id:
-                item.submitted = ""
+            if item.asked is wish:
+                item.asked = None
         self.wake()
 
     def _return_all(self, host: str) -> None:
@@ -269,9 +217,18 @@ class PermitDesk:
 
     def _ask(self, slot: Slot, want: Want, host: str) -> None:
         """Ask for spare permits where they run low; batch work takes none from the others."""
-        wish = slot.wish() if want.service_class is not ServiceClass.BATCH else None
+        if want.service_class is ServiceClass.BATCH or (self._queue and self._is_short(slot)):
+            return
+        wish = slot.wish()
         if wish is not None:
             self._mail.ask_spares(host, wish)
+
+    def _is_short(self, slot: Slot) -> bool:
+        """Tell whether so little is left there that no spare permits are given."""
+        row, now_s = self._roster.row(slot.account, slot.model), self._clock.monotonic_ns() / 1e9
+        return row is not None and any(
+            each.level + (now_s - row.observed_at_s) * each.rate_per_s < each.capacity / 4 for each in row.buckets
+        )
 
     def _return_spares(self, slot: Slot, until_ns: int | None = None) -> None:
         for call_id, host in slot.drop(until_ns):
@@ -280,7 +237,9 @@ class PermitDesk:
     def _patience_s(self, slot: Slot) -> float:
         """Return how long a report may wait: what it frees is of use to who waits, or where permits are not spare."""
         if self._queue:
-            return 0.0
+            row = self._roster.row(slot.account, slot.model)
+            by_slots = row is None or (row.concurrency is not None and 2 * row.in_flight >= row.concurrency)
+            return 0.0 if by_slots else WAITED_FOR_S
         return UNHURRIED_S if slot.spares else REPORT_DELAY_S
 
     def _close(self, slot: Slot, error: UpstreamError) -> None:
@@ -304,7 +263,7 @@ class PermitDesk:
                         return permit
                     # The account began to cool down before the promised start.
                     item.answer = asyncio.get_running_loop().create_future()
-                    item.submitted, unseen = "", True
+                    item.asked, unseen = None, True
                     self._push(item, again=True)
         except TimeoutError:
             reason = item.reason or "all accounts are busy"
@@ -323,8 +282,8 @@ class PermitDesk:
             raise full
         self._refuse(displaced, full)
 
-    def _enqueue(self, want: Want) -> _Waiting:
-        item = _Waiting(
+    def _enqueue(self, want: Want) -> Waiting:
+        item = Waiting(
             want=want,
             ready=want.ready(f"{self._owner}/{next(self._numbers)}"),
             answer=asyncio.get_running_loop().create_future(),
@@ -332,22 +291,13 @@ class PermitDesk:
         self._push(item)
         return item
 
-    def _push(self, item: _Waiting, *, again: bool = False) -> None:
-        """Let a call wait; ``again``: its turn came to nothing, so it keeps its place."""
-        want = item.want
-        enter = self._queue.restore if again else self._queue.push
-        enter(
-            item,
-            want.caller,
-            weight=want.weight,
-            service_class=want.service_class,
-            cost_tokens=max(1, want.input_tokens + want.output_tokens_max),
-        )
-        self.wake()
+    def _push(self, item: Waiting, *, again: bool = False) -> None:
+        if self._queue.push(item, again=again):
+            self.wake()
 
-    def _leave(self, item: _Waiting, *, unseen: bool) -> None:
+    def _leave(self, item: Waiting, *, unseen: bool) -> None:
         """Forget a call that was served or gave up; a permit that nobody saw goes back."""
-        self._queue.withdraw(item)
+        self._queue.remove(item, served=False)
         if not item.answer.done():
             item.answer.cancel()  # a permit that comes later finds this and goes back
         elif unseen and not item.answer.cancelled() and item.answer.exception() is None:
@@ -383,53 +333,72 @@ class PermitDesk:
         return found.start_in_s if found.start_in_s < NEVER_S else None
 
     def _place_waiting(self, now_ns: int) -> None:
+        self._look_ns = now_ns + int(TICK_S * 1e9)
         if not self._queue:
             return
-        waiting: list[_Waiting] = []
-        for item in self._queue.peek(LOOK_AHEAD):
-            if item.not_before_ns > now_ns or (item.submitted and not self._mail.is_silent(item.submitted_to, now_ns)):
-                continue
-            permit = self._take(item.want, now_ns)
-            if permit is not None:
-                self._give(item, permit, now_ns)
-            else:
-                waiting.append(item)
-        if not waiting:
-            return
-        rows = [row for row in self._roster.load() if self._is_reachable(row.account, row.model, now_ns)]
-        placed = place([item.ready for item in waiting], rows, now_ns / 1e9, horizon_s=HORIZON_S)
-        hosts = {self._bind(item, decision, now_ns) for item, decision in zip(waiting, placed, strict=True)}
+        if any(slot.spares for slot in self._slots):
+            self._give_spares(now_ns)
+        rows = [
+            row
+            for row in self._roster.load()
+            if self._queue.wants(row.model) and self._is_reachable(row.account, row.model, now_ns)
+        ]
+        board = Board(rows, now_ns / 1e9, horizon_s=HORIZON_S)
+        decided = self._queue.decide(board, now_ns, is_asking=lambda item: self._is_asking(item, now_ns))
+        hosts = {self._bind(item, decision, now_ns) for item, decision in decided}
         for host in hosts:
             if host is not None:
                 self._mail.send(host)
 
-    def _bind(self, item: _Waiting, decision: Choice | Wait, now_ns: int) -> str | None:
+    def _give_spares(self, now_ns: int) -> None:
+        misses = 0
+        for item in self._queue.peek():
+            if self._is_asking(item, now_ns):
+                continue
+            permit = self._take(item.want, now_ns)
+            if permit is not None:
+                self._give(item, permit, now_ns)
+                continue
+            misses += 1
+            if misses >= MISSES_MAX:
+                return
+
+    def _is_asking(self, item: Waiting, now_ns: int) -> bool:
+        return item.asked is not None and not self._mail.is_silent(item.asked_host, now_ns)
+
+    def _look_at(self, at_ns: int) -> None:
+        self._look_ns = min(self._look_ns, at_ns)
+
+    def _bind(self, item: Waiting, decision: Choice | Wait, now_ns: int) -> str | None:
         """Ask for the permit of a call whose start is near; return whom."""
-        if isinstance(decision, Choice) and self._slots.of(decision.account, decision.model).is_worth_asking(
-            decision.start_in_s, HORIZON_S, now_ns
-        ):
-            host = self._roster.host_of(decision.account)
-            assert host is not None, "rows of accounts without a host are not reachable"
-            wish = self._wish(item, decision)
-            item.submitted, item.submitted_to = wish.call_id, host
-            self._mail.wish(host, item, wish)
-            return host
         if isinstance(decision, Wait):
             item.reason = decision.reason
         else:
-            item.reason = why_late(decision.account, self._roster.row(decision.account, decision.model))
+            row = self._roster.row(decision.account, decision.model)
+            slot = self._slots.of(decision.account, decision.model)
+            due = (decision.account, decision.model) == item.due[:2] and item.due[2] <= now_ns
+            if slot.is_worth_asking(
+                0.0 if due else decision.start_in_s, HORIZON_S, now_ns, known_at_s=row.observed_at_s if row else 0.0
+            ):
+                host = self._roster.host_of(decision.account)
+                assert host is not None, "rows of accounts without a host are not reachable"
+                item.asked, item.asked_host = self._wish(item, decision), host
+                self._mail.wish(host, item, item.asked)
+                return host
+            self._look_at(now_ns + int((decision.start_in_s - HORIZON_S) * 1e9))
+            item.reason = why_late(decision.account, row)
         if decision.start_in_s >= NEVER_S and not self._may_come(item.want, now_ns):
             self._refuse(item, CapacityError(item.reason, remedy="look at `tutti accounts`, or name another model"))
         return None
 
-    def _wish(self, item: _Waiting, choice: Choice) -> PermitWish:
+    def _wish(self, item: Waiting, choice: Choice) -> PermitWish:
         return PermitWish(
             call_id=f"{self._owner}/{next(self._numbers)}",
             account=choice.account,
             model=choice.model,
             input_tokens=item.want.input_tokens,
             output_tokens_max=item.want.output_tokens_max,
-            horizon_s=HORIZON_S,
+            horizon_s=HORIZON_S + EDGE_S,
             headroom=self._bounds.batch_headroom if item.want.service_class is ServiceClass.BATCH else 0.0,
         )
 
@@ -437,7 +406,10 @@ class PermitDesk:
         host = self._roster.host_of(account)
         if host is None or self._mail.is_silent(host, now_ns):
             return False
-        return self._slots.is_open(account, model, now_ns, or_yields=True)
+        opens_ns = self._slots.opens_ns(account, model)
+        if opens_ns > now_ns and self._queue:
+            self._look_at(opens_ns)
+        return opens_ns <= now_ns
 
     def _may_come(self, want: Want, now_ns: int) -> bool:
         """Tell whether an account that is starting, restarting or cooling may yet take the call."""
@@ -448,44 +420,42 @@ class PermitDesk:
             for account in candidate.accounts
         )
 
-    def _take_admission(self, host: str, item: _Waiting, wish: PermitWish, admission: Admission, now_ns: int) -> None:
+    def _take_admission(self, host: str, item: Waiting, wish: PermitWish, admission: Admission, now_ns: int) -> None:
         if admission.admitted:
             self._use(self._slots.of(wish.account, wish.model), item.want, host)
             permit = Permit(call_id=wish.call_id, account=wish.account, model=wish.model, host=host)
             self._give(item, permit, now_ns + int(admission.start_in_s * 1e9))
             return
-        if item.submitted != wish.call_id:
+        if item.asked is not wish:
             return  # its host took so long that the call went elsewhere meanwhile
-        item.submitted, item.reason = "", admission.reason
+        item.asked, item.reason = None, admission.reason
         if admission.too_large:
             self._exclude(item, wish)
             return
         slot = self._slots.of(wish.account, wish.model)
-        slot.note_refusal(admission.start_in_s, HORIZON_S, now_ns, turn=admission.reason == OTHERS_TURN)
+        due_ns = slot.note_refusal(admission.start_in_s, HORIZON_S, now_ns, turn=admission.reason == OTHERS_TURN)
+        item.due = (wish.account, wish.model, due_ns)
         pause_s = min(max(admission.start_in_s - HORIZON_S, REFUSED_PAUSE_S), RECHECK_S)
         item.not_before_ns = now_ns + int(pause_s * 1e9)
-        soon_ns = max(item.not_before_ns, slot.yield_ns)
-        if self._look_ns <= now_ns or soon_ns < self._look_ns:
-            self._look_ns = soon_ns
+        self._look_at(max(item.not_before_ns, slot.yield_ns))
 
-    def _exclude(self, item: _Waiting, wish: PermitWish) -> None:
-        left = item.ready.only_accounts - {wish.account}
-        item.ready = replace(item.ready, only_accounts=left)
+    def _exclude(self, item: Waiting, wish: PermitWish) -> None:
+        left = item.ready.only - {(wish.account, wish.model)}
+        item.ready = replace(item.ready, only=left)
         if not left:
             size = f"{wish.input_tokens} + {wish.output_tokens_max} tokens"
             message = f"the call of {size} needs more than a whole limit of every account"
             self._refuse(item, RequestError(message, param="max_tokens", remedy="ask for less output"))
 
-    def _give(self, item: _Waiting, permit: Permit, start_ns: int) -> None:
-        if item in self._queue:
-            self._queue.take(item)
+    def _give(self, item: Waiting, permit: Permit, start_ns: int) -> None:
+        self._queue.remove(item, served=True)
         if item.answer.done():
             self._withdraw(permit)
         else:
             item.answer.set_result((permit, start_ns))
 
-    def _refuse(self, item: _Waiting, error: GatewayError) -> None:
-        self._queue.withdraw(item)
+    def _refuse(self, item: Waiting, error: GatewayError) -> None:
+        self._queue.remove(item, served=False)
         if not item.answer.done():
             item.answer.set_exception(error)
 

@@ -11,13 +11,17 @@ from dataclasses import dataclass, field
 
 from app.domain.gateway import Candidate
 from app.domain.leases import BUNDLE_MAX, PERMIT_VALID_S, Bundle, BundleWish
+from app.domain.placement import NEVER_S
 
 SPARE_S = 0.8
 """Spare permits are asked for so many seconds of the demand just seen."""
 EDGE_S = 0.02
-"""What is foreseen this little beyond the horizon is asked for as well: by then it is within."""
+"""So much more than the horizon is allowed: what is foreseen at its edge may turn out to lie a little behind it."""
 REFUSED_PAUSE_S = 0.01
 RECHECK_S = 0.25
+"""A call that was refused asks again at the latest after this."""
+UNHEARD_S = 0.5
+"""An account that seems busy is asked all the same where nothing was heard of it for so long."""
 SIZE_DECAY = 0.98
 SIZE_MARGIN = 1.2
 CALL_S_PRIOR = 1.0
@@ -49,8 +53,6 @@ class Slot:
     """No room but by calls that end, or another holder's turn: it is not asked for more before."""
     asked_ns: int = 0
     """When it was last asked for a permit of a waiting call."""
-    due_ns: int = 0
-    """When, by its own word, the next start comes within the horizon; 0: not known."""
 
     def note_call(self, duration_s: float) -> None:
         """Take an answered call into the average; the first replaces the prior."""
@@ -84,7 +86,7 @@ class Slot:
             output_tokens_max=int(self.output_tokens) + 1,
         )
 
-    def note_refusal(self, start_in_s: float, horizon_s: float, now_ns: int, *, turn: bool) -> None:
+    def note_refusal(self, start_in_s: float, horizon_s: float, now_ns: int, *, turn: bool) -> int:
         """Learn when to ask again from a wish that was refused, for the sake of another's ``turn`` or for want of room.
 
         Args:
@@ -92,6 +94,9 @@ class Slot:
             horizon_s: How far ahead starts are promised.
             now_ns: Monotonic time.
             turn: Another holder goes first.
+
+        Returns:
+            When, by the account's word, that start comes within the horizon; far away where it depends on others.
         """
         later_s = start_in_s - horizon_s
         if turn:
@@ -100,18 +105,19 @@ class Slot:
             # Not the horizon refused it: it depends on calls under way, ours or others'.
             self.yield_ns = now_ns + int(max(start_in_s, REFUSED_PAUSE_S) * 1e9)
         else:
-            self.due_ns = now_ns + int(max(later_s, REFUSED_PAUSE_S) * 1e9)
+            return now_ns + int(max(later_s, REFUSED_PAUSE_S) * 1e9)
+        return now_ns + int(NEVER_S * 1e9)
 
-    def is_worth_asking(self, start_in_s: float, horizon_s: float, now_ns: int) -> bool:
+    def is_worth_asking(self, start_in_s: float, horizon_s: float, now_ns: int, *, known_at_s: float) -> bool:
         """Tell whether a call that is foreseen to start then may be asked for; if so, it counts as asked.
 
-        Now and then also where it seems to be beyond the horizon: others may leave room that we cannot see, and the
-        account's actor gives turns to those who ask.
+        Now and then also where it seems to be beyond the horizon: others may leave room that we have not heard of since
+        ``known_at_s`` (monotonic), and the account's actor gives turns to those who ask.
         """
-        far = start_in_s > horizon_s + EDGE_S and not 0 < self.due_ns <= now_ns
-        if far and now_ns < self.asked_ns + RECHECK_S * 1e9:
+        heard_ns = max(self.asked_ns, int(known_at_s * 1e9))
+        if start_in_s > horizon_s and now_ns < heard_ns + UNHEARD_S * 1e9:
             return False
-        self.asked_ns, self.due_ns = now_ns, 0
+        self.asked_ns = now_ns
         return True
 
     def drop(self, until_ns: int | None = None) -> Iterator[tuple[str, str]]:
@@ -165,10 +171,15 @@ class Slots:
         """Drop what is known of an (account, model) that is idle."""
         self._slots.pop((slot.account, slot.model), None)
 
-    def is_open(self, account: str, model: str, now_ns: int, *, or_yields: bool = False) -> bool:
-        """Tell whether that account did not refuse a moment ago; ``or_yields``: nor has it to be waited for."""
+    def is_open(self, account: str, model: str, now_ns: int) -> bool:
+        """Tell whether that account did not refuse a moment ago."""
         slot = self._slots.get((account, model))
-        return slot is None or max(slot.closed_ns, slot.yield_ns if or_yields else 0) <= now_ns
+        return slot is None or slot.closed_ns <= now_ns
+
+    def opens_ns(self, account: str, model: str) -> int:
+        """Return when that account, which refused or has to be waited for, may be asked again; may lie in the past."""
+        slot = self._slots.get((account, model))
+        return 0 if slot is None else max(slot.closed_ns, slot.yield_ns)
 
     def choose(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from app.domain.load import BucketLevel, LoadRow
-from app.domain.placement import LATE_CALLS_MAX, NEVER_S, RESERVED_CALLS_MAX, Choice, ReadyCall, Wait, place
+from app.domain.placement import LATE_CALLS_TOLD, NEVER_S, RESERVED_CALLS_MAX, Board, Choice, ReadyCall, Wait, place
 
 
 def a_row(account: str = "a", **changes: object) -> LoadRow:
@@ -135,5 +135,43 @@ def test_calls_that_nobody_can_start_soon_cost_little() -> None:
     placed = place([a_call(str(i)) for i in range(400)], rows, 0.0, horizon_s=0.5)
 
     assert isinstance(placed[0], Choice)
-    assert len(accounts(placed)) == 1 + LATE_CALLS_MAX
-    assert {item.start_in_s for item in placed[1 + LATE_CALLS_MAX :]} == {0.5}
+    assert len(accounts(placed)) == 1 + LATE_CALLS_TOLD
+    assert {item.start_in_s for item in placed[1 + LATE_CALLS_TOLD :]} == {0.5}
+
+
+def test_a_call_goes_nowhere_but_to_its_pairs() -> None:
+    """An account may be allowed for one model of a call and not for another that it serves as well."""
+    rows = [a_row("a", model="best"), a_row("b", model="best", call_s=9.0), a_row("b", model="spare")]
+    call = a_call(models=("best", "spare"), only=frozenset({("b", "best"), ("a", "spare")}))
+
+    (placed,) = place([call], rows, 0.0)
+
+    assert isinstance(placed, Choice)
+    assert (placed.account, placed.model) == ("b", "best")
+
+
+def test_what_an_account_is_short_of_is_left_to_calls_that_need_little_of_it() -> None:
+    """Small calls go where tokens are scarce, large ones where requests are, whoever could start them first."""
+    requests = BucketLevel(kind="requests", level=2.0, capacity=10.0, rate_per_s=1.0)
+    tokens = BucketLevel(kind="tokens", level=2_000.0, capacity=10_000.0, rate_per_s=1_000.0)
+    few_requests = a_row("a", buckets=(requests, replace(tokens, level=10_000.0)))
+    few_tokens = a_row("b", buckets=(replace(requests, level=10.0), tokens))
+    small, large = a_call(), a_call(input_tokens=900, output_tokens_max=900)
+
+    for calls in ([small, large], [large, small]):
+        placed = dict(zip(calls, accounts(place(calls, [few_requests, few_tokens], 0.0)), strict=True))
+        assert placed == {small: "b", large: "a"}
+
+
+def test_looking_ends_when_nobody_could_start_anything() -> None:
+    """A wish under way counts as if it were granted."""
+    tokens = BucketLevel(kind="tokens", level=300.0, capacity=300.0, rate_per_s=100.0)
+    board = Board([a_row(buckets=(tokens,))], 0.0, horizon_s=0.5)
+
+    assert not board.is_full
+    board.note(a_call(), "a", "m")
+    assert board.place(a_call()).start_in_s == 1.0
+    assert board.is_full
+    assert board.is_shut(a_call())
+    assert board.serves(a_call())
+    assert not board.serves(a_call(input_tokens=5_000))
