@@ -10,10 +10,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import psutil
 import pytest
@@ -153,7 +154,18 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-ServeIt = Callable[[dict[str, Any]], Server]
+class ServeIt(Protocol):
+    """Starts a server on a free port and waits for its ready line."""
+
+    def __call__(
+        self,
+        configuration: dict[str, Any],
+        *,
+        command: Sequence[str] = ("app.cli", "serve"),
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> Server:
+        """Start it; ``variables`` come on top of its environment."""
+        ...
 
 
 @pytest.fixture(scope="module")
@@ -161,16 +173,22 @@ def serve_it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeIt]:
     """Return a function that starts a server on a free port and waits for its ready line."""
     with contextlib.ExitStack() as stack:
 
-        def start(configuration: dict[str, Any]) -> Server:
+        def start(
+            configuration: dict[str, Any],
+            *,
+            command: Sequence[str] = ("app.cli", "serve"),
+            variables: Mapping[str, str] = MappingProxyType({}),
+        ) -> Server:
             folder = tmp_path_factory.mktemp("served")
             data_dir = Path(configuration.setdefault("data_dir", str(folder / "data")))
             config = write_config(folder / "tutti.yaml", configuration)
             process = subprocess.Popen(
-                [sys.executable, "-m", "app.cli", "serve", "--config", str(config), "--port", str(free_port())],
+                [sys.executable, "-m", *command, "--config", str(config), "--port", str(free_port())],
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                env=environment(folder),
+                env=environment(folder, **variables),
                 cwd=ROOT,
             )
             stack.callback(_end, process)
