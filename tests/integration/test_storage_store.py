@@ -13,7 +13,7 @@ import pytest
 from actors.store import Store
 from app.domain.errors import ConfigurationError, ConflictError, InternalError, NotFoundError
 from app.domain.run import RunStatus, TaskRecord, TaskState
-from app.storage.database import open_for_writing
+from app.storage.database import open_database, open_for_writing
 from app.storage.place import Place
 from tests.fixtures.postgres import PostgresServer
 from tests.unit.actors.test_store import (  # noqa: F401  collected here too, over the store of this module
@@ -29,6 +29,7 @@ from tests.unit.actors.test_store import (  # noqa: F401  collected here too, ov
     test_waiting_for_events_wakes_when_one_is_committed,
     test_writes_of_one_call_stand_each_for_itself_and_keep_their_order,
 )
+from tests.unit.app.storage.test_upsert import check_meanings
 
 
 @pytest.fixture
@@ -67,6 +68,14 @@ async def test_text_with_nul_does_not_stop_a_write(store: Store, engine_name: st
     assert (await store.events_after("run-1", 0, 0.0))[0].payload == {"text": "x\x00y"}
     with pytest.raises(NotFoundError):
         await store.get_run("no\x00run")
+
+
+def test_upserts_mean_the_same_on_both_engines(place: Place) -> None:
+    """One place spells them apart; every statement of the journal and the books goes through it."""
+    engine = open_database(place.data_dir, place.url)
+    with engine.begin() as connection:
+        check_meanings(connection)
+    engine.dispose()
 
 
 async def test_a_second_tutti_is_kept_out_of_the_database(postgres: PostgresServer, tmp_path: Path) -> None:
