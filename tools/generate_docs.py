@@ -34,6 +34,7 @@ from app.settings.roles import DEFAULT_TIERS
 from app.settings.schema import SECTIONS
 from app.settings.sections import Section
 from tools.compatibility_page import compatibility_page
+from tools.fault_matrix_page import fault_matrix_page
 
 ROOT = Path(__file__).resolve().parents[1]
 DIFF_LINES_MAX = 20
@@ -68,6 +69,7 @@ def configuration_page() -> str:
 PAGES: Mapping[str, Callable[[], str]] = {
     "docs/configuration.md": configuration_page,
     "docs/compatibility.md": compatibility_page,
+    "docs/fault-matrix.md": fault_matrix_page,
 }
 """Every generated page and what makes it."""
 
