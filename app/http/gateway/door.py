@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 
 import orjson
@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from app.domain.accounts import Orchestra
 from app.domain.callers import CallerIndex, index_callers
 from app.domain.chat import ChatDelta, Json
-from app.domain.errors import GatewayError
+from app.domain.errors import GatewayError, QuotaError
 from app.domain.gateway import AUTO, Caller
 from app.http.errors import HttpProblem
 from app.http.formats.base import AnswerStream, ClientFormat
@@ -93,9 +93,7 @@ class ChatDoor:
         except reading.ClientGoneError:
             return
         except GatewayError as error:
-            status, kind = status_of(error)
-            body = self._form.error(status, kind, message_of(error), param=error.param, request_id=request_id)
-            await _send_json(send, status, body, [*self._named(request_id), *headers_of(error, status)])
+            await self._refuse(send, error, request_id)
         except HttpProblem as problem:
             body = self._form.error(
                 problem.status, problem_type(problem), problem.message, param=problem.param, request_id=request_id
@@ -134,12 +132,21 @@ class ChatDoor:
                 result, facts = await gateway.complete(call)
                 body = self._form.render(result, asked, facts.served)
                 await _send_json(send, 200, body, self._headers(gateway, call, facts, began_s))
+        except QuotaError as error:
+            await self._refuse(send, error, request_id, limit_headers(gateway.limits(caller, call.user)))
         except asyncio.CancelledError:
             if watcher.done():
                 raise reading.ClientGoneError from None
             raise
         finally:
             watcher.cancel()
+
+    async def _refuse(
+        self, send: Send, error: GatewayError, request_id: str, limits: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        status, kind = status_of(error)
+        body = self._form.error(status, kind, message_of(error), param=error.param, request_id=request_id)
+        await _send_json(send, status, body, [*self._named(request_id), *headers_of(error, status), *limits])
 
     async def _stream(self, gateway: Gateway, call: ClientCall, send: Send, began_s: float) -> None:
         opening = asyncio.ensure_future(gateway.stream(call))

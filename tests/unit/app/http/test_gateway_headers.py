@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
+import orjson
 import pytest
+from starlette.types import Message
 
 from app.domain.allowance import Allowance
 from app.domain.errors import RequestError
+from app.http.formats.openai_chat import OpenAIChat
 from app.http.gateway.answer_headers import limit_headers
+from app.http.gateway.door import ChatDoor, Keys
 from app.http.gateway.reading import read_user
+from app.services.gateway.gateway import Gateway
+from tests.fakes.permit_world import play
+from tests.fakes.virtual_time import VirtualClock
+from tests.unit.app.services.gateway.test_gateway import TEAM, a_scene
 
 
 def test_limit_headers_have_the_names_and_forms_of_openai() -> None:
@@ -55,3 +66,37 @@ def test_two_users_for_one_call_are_refused() -> None:
         read_user({b"x-tutti-user": b"ann"}, "bob")
 
     assert caught.value.param == "x-tutti-user"
+
+
+def test_refusal_for_want_of_limits_tells_them_too() -> None:
+    """A client that is over its limit sees which, and when all of it is back."""
+
+    async def story(clock: VirtualClock) -> None:
+        async with a_scene(clock) as scene:
+            got: list[Message] = []
+
+            class Known(Keys):
+                def identify(self, headers: Any, orchestra: Any) -> Any:
+                    return TEAM
+
+            async def gateway() -> Gateway:
+                return scene.gateway
+
+            waiting = iter((0.0, 1e9))
+
+            async def receive() -> Message:
+                await asyncio.sleep(next(waiting))
+                words = [{"role": "user", "content": "hello"}]
+                body = {"model": "m", "messages": words, "max_tokens": 50_000}
+                return {"type": "http.request", "body": orjson.dumps(body), "more_body": False}
+
+            async def send(message: Message) -> None:
+                got.append(message)
+
+            await ChatDoor(gateway, OpenAIChat(), Known())({"type": "http", "headers": []}, receive, send)
+
+            headers = dict(got[0]["headers"])
+            assert got[0]["status"] == 429
+            assert headers[b"x-ratelimit-limit-tokens"] == headers[b"x-ratelimit-remaining-tokens"] == b"10000"
+
+    play(story)
