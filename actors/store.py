@@ -341,7 +341,7 @@ class Store:
                 with readers.connect() as connection:
                     return query(connection)
             except SQLAlchemyError as error:
-                raise fault(error, self._place) from None
+                raise fault(error, self._place) from error
 
         return await asyncio.to_thread(run)
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,10 +116,7 @@ def bring_to(engine: Engine, place: Place, revision: str | None) -> tuple[str | 
     """
     target = migrating.require_revision(revision)
     try:
-        with engine.connect() as connection:
-            if place.file is not None:
-                # Changing a table means copying it, which its children must not notice. No effect in a transaction.
-                _pragma(connection, "foreign_keys=OFF")
+        with engine.connect() as connection, _foreign_keys_off(connection):
             with connection.begin():
                 before = migrating.find_revision(connection, str(place))
             kept = None
@@ -126,13 +125,26 @@ def bring_to(engine: Engine, place: Place, revision: str | None) -> tuple[str | 
                 copy_file(place.file, kept)
             with connection.begin():
                 migrating.migrate(connection, str(place), to=target)
-            if place.file is not None:
-                _pragma(connection, "foreign_keys=ON")
     except Exception as error:
         if is_storage_error(error):
             raise fault(error, place) from error
         raise
     return before, target, kept
+
+
+@contextmanager
+def _foreign_keys_off(connection: Connection) -> Iterator[None]:
+    """Let SQLite copy a table in order to change it, which its children must not notice; the end checks them."""
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    # Without effect inside of a transaction, so before the first and after the last.
+    _pragma(connection, "foreign_keys=OFF")
+    try:
+        yield
+    finally:
+        if not connection.invalidated:
+            _pragma(connection, "foreign_keys=ON")
 
 
 def _sqlite(place: Place, *, begin: str) -> Engine:

@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from actors.store import Store
 from app.domain.errors import ConfigurationError, ConflictError, InternalError, NotFoundError
 from app.domain.run import RunStatus, TaskRecord, TaskState
+from app.storage import database
 from app.storage.database import open_database, open_for_writing
 from app.storage.place import Place
 from tests.fixtures.postgres import PostgresServer
@@ -135,6 +137,26 @@ async def test_writing_goes_on_after_the_server_was_away(postgres: PostgresServe
     await store.close()
     assert await other.ping() == "ok"
     await other.close()
+
+
+async def test_a_lock_of_an_operator_is_waited_for_then_named(
+    postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A schema change by hand, or a dump that locks: writing says who must let go, and goes on then."""
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 300)
+    url = postgres.new_database()
+    store = Store(str(tmp_path), url)
+    await store.create_run(a_run())
+    with psycopg.connect(url) as operator:
+        operator.execute("LOCK TABLE event IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(InternalError, match="another program keeps it locked"):
+            await store.append_events([an_event("refused")])
+        assert (await store.get_run("run-1")).run_id == "run-1"
+
+    await store.append_events([an_event("after")])
+
+    assert [event.kind for event in await store.events_after("run-1", 0, 0.0)] == ["after"]
+    await store.close()
 
 
 async def test_a_wrong_password_is_named_without_being_shown(postgres: PostgresServer, tmp_path: Path) -> None:

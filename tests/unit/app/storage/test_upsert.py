@@ -22,7 +22,7 @@ SUMS = Table(
 def test_both_spellings_are_the_same_statement(upsert: Upsert) -> None:
     """SQLite took its clause from PostgreSQL: a difference would be a slip of ours."""
     lite = str(upsert.sqlite.compile(dialect=sqlite.dialect(paramstyle="named")))
-    post = str(upsert.postgresql.compile(dialect=postgresql.dialect(paramstyle="named")))
+    post = str(upsert.postgresql.compile(dialect=postgresql.dialect(paramstyle="named")))  # type: ignore[no-untyped-call]  # theirs
 
     assert "ON CONFLICT" in lite
     assert lite.replace(":", "") == post.replace("::VARCHAR", "").replace("::INTEGER", "").replace(":", "")
