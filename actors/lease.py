@@ -15,7 +15,7 @@ from contextlib import aclosing
 from typing import Any
 
 from actors.clock import SystemClock
-from actors.handles import DirectoryHandle, HostHandles
+from actors.handles import DirectoryHandle, HostHandles, StoreHandle
 from app.domain.accounts import AccountSpec, Orchestra, Provider
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult
 from app.domain.errors import CapacityError, GatewayError, RequestError, UpstreamError, UpstreamKind
@@ -26,9 +26,11 @@ from app.providers.departures import goes_on
 from app.providers.http_adapter import HttpAdapter
 from app.providers.registry import create
 from app.services.gateway.attempts import Attempts
+from app.services.gateway.bookkeeper import Bookkeeper
 from app.services.gateway.caller_gate import CallerGate
 from app.services.gateway.gateway import Gateway
 from app.services.gateway.permits import Bounds, PermitDesk
+from app.services.gateway.spending import Spending
 from app.services.roster import SnapshotRoster
 
 WATCH_WAIT_S = 10.0
@@ -143,12 +145,14 @@ class GatewayLease:
     def __init__(self, namespace: str) -> None:
         self._directory = DirectoryHandle(namespace)
         self._hosts = HostHandles(namespace)
+        self._store = StoreHandle(namespace)
         self._roster = SnapshotRoster()
         self._upstreams = LocalUpstreams(self._hosts, self._roster)
         self._owner = f"replica-{uuid.uuid4().hex[:12]}"
         self._gateway: Gateway | None = None
         self._desk: PermitDesk | None = None
         self._gate: CallerGate | None = None
+        self._keeper: Bookkeeper | None = None
         self._known = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
         self._spawn(self._watch_directory())
@@ -176,8 +180,8 @@ class GatewayLease:
                 await asyncio.gather(*background, return_exceptions=True)
                 if self._gateway is not None:
                     await self._gateway.aclose()
-                if self._desk is not None and self._gate is not None:
-                    await asyncio.gather(self._desk.aclose(), self._gate.aclose(), return_exceptions=True)
+                closing = (each.aclose() for each in (self._desk, self._gate, self._keeper) if each is not None)
+                await asyncio.gather(*closing, return_exceptions=True)
 
     async def _watch_directory(self) -> None:
         version = -1
@@ -211,17 +215,21 @@ class GatewayLease:
             bounds=Bounds(queue_max=max(1, spec.queue_max), batch_headroom=spec.batch_headroom),
         )
         gate = CallerGate(self._hosts, clock, owner=f"{self._owner}-callers", on_silence=self._directory.suspect)
+        keeper = Bookkeeper(self._store, clock, holder=self._owner)
+        spending = Spending(keeper, self._roster, clock)
         attempts = Attempts(
             desk,
             self._upstreams,
             clock,
+            spending=spending,
             retries=RetryBudget(spec.retry_ratio, RETRIES_FLOOR),
             attempts_max=spec.attempts_max,
         )
-        self._desk, self._gate = desk, gate
-        self._gateway = Gateway(self._roster, attempts, gate, clock, spec=spec)
+        self._desk, self._gate, self._keeper = desk, gate, keeper
+        self._gateway = Gateway(self._roster, attempts, gate, spending, clock, spec=spec)
         self._spawn(desk.run())
         self._spawn(gate.run())
+        self._spawn(keeper.run())
         self._known.set()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -287,15 +287,12 @@ class AccountBook:
         """Tell whether that account takes calls of that model; so does one that a pattern is there for."""
         return (account, model) in self._meters or (find_pattern(account), model) in self._meters
 
-    def is_roomy(self, account: str, model: str, now_ns: int) -> bool:
-        """Tell whether so much is left of every limit that spare permits may be given away."""
-        scope, meter = self._of(account, model)
+    def spare(self, order: Order, now_ns: int) -> int:
+        """Return how many such permits may be given away ahead of their use; only where the account is healthy."""
+        scope, meter = self._of(order.account, order.model)
         if meter.health.state(now_ns) != "healthy" or scope.limiter.cooldown_until_ns > now_ns:
-            return False
-        load = scope.limiter.load(now_ns)
-        if load.concurrency is not None and load.in_flight * 2 > load.concurrency:
-            return False
-        return all(limit.level * 2 >= limit.capacity for limit in load.limits if limit.name != "concurrency")
+            return 0
+        return scope.limiter.spare(_whole(order), now_ns)
 
     def row(self, account: str, model: str, now_ns: int) -> LoadRow | None:
         """Return the load of one (account, model); None where it is not served."""

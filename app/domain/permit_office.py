@@ -186,13 +186,13 @@ class PermitOffice:
             input_tokens=wish.input_tokens,
             output_tokens_max=wish.output_tokens_max,
         )
-        while count < min(wish.count, BUNDLE_MAX) and self._book.is_roomy(wish.account, wish.model, now_ns):
-            call_id = f"{prefix}/{count}"
+        for number in range(min(wish.count, BUNDLE_MAX, self._book.spare(order, now_ns))):
+            call_id = f"{prefix}/{number}"
             decision = self._book.admit(order, call_id, now_ns, wall_ns, horizon_s=0.0, usable_s=PERMIT_VALID_S)
             if not decision.admitted:
                 break
             owner.held[call_id] = order, owner.granted
-            count += 1
+            count = number + 1
         if count == 0:
             return None
         return Bundle(

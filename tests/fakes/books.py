@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from sqlalchemy import create_engine, func, select
 from sqlalchemy.pool import StaticPool
@@ -13,11 +14,16 @@ from app.domain.books.entries import Answer, Command, Expire
 from app.domain.books.figures import Difference
 from app.domain.books.prices import PriceRow, Rates
 from app.domain.errors import InternalError
+from app.domain.ports import Clock
+from app.services.gateway.bookkeeper import Bookkeeper
+from app.services.gateway.spending import Spending
+from app.services.roster import SnapshotRoster
 from app.storage import books_checks, ledger
 from app.storage.books_tables import hold, ledger_account, usage_entry
 from app.storage.budget_rows import put_specs
 from app.storage.budgets import record_prices
 from app.storage.tables import metadata
+from tests.fakes.permit_hosts import cancel
 
 PRICE = PriceRow(price_id="m@1", model="m", rates=Rates(input="2", output="4"))
 
@@ -80,3 +86,18 @@ class LedgerBooks:
         with self._engine.begin() as connection:
             row = connection.execute(select(ledger_account).where(ledger_account.c.id.startswith(account))).one()
             return row.debits_posted - row.credits_posted, row.debits_pending, row.debits_unknown
+
+
+@asynccontextmanager
+async def a_spending(
+    roster: SnapshotRoster, clock: Clock, *budgets: BudgetSpec
+) -> AsyncIterator[tuple[Spending, LedgerBooks]]:
+    """Keep the books of attempts, really, for as long as the context lasts."""
+    books = LedgerBooks(*budgets, delay_s=0.001)
+    keeper = Bookkeeper(books, clock, holder="replica")
+    task = asyncio.create_task(keeper.run())
+    try:
+        yield Spending(keeper, roster, clock), books
+    finally:
+        await cancel(task)
+        await keeper.aclose()

@@ -30,6 +30,7 @@ from app.domain.ports import Clock, Upstream, Upstreams
 from app.domain.retries import Elsewhere, GiveUp, RetryBudget, SameAccountAfter, Tries, next_step
 from app.services.gateway.drains import Drains, Tell
 from app.services.gateway.permits import Permit, PermitDesk, Want
+from app.services.gateway.spending import Billing, Extent, Spends
 
 SOON_S = 5.0
 """An account that serves again within this is worth waiting for, rather than going back to the one that failed."""
@@ -54,6 +55,15 @@ class Bid(Generic[R]):
     queue_s: float
     """Longest wait for a permit."""
     idle_timeout_s: float = 60.0
+    billing: Billing = field(default_factory=Billing)
+    billable_output_tokens: int | None = None
+    """The most that it may generate, all choices together; None: ``output_tokens_max``."""
+
+    @property
+    def extent(self) -> Extent:
+        """How large an attempt may become, for the books."""
+        output = self.output_tokens_max if self.billable_output_tokens is None else self.billable_output_tokens
+        return Extent(input_tokens=self.input_tokens, output_tokens_max=output)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +92,7 @@ class Attempts:
         desk: Gives permits.
         upstreams: The adapters.
         clock: Time.
+        spending: Keeps the books.
         retries: The pool-wide bound.
         attempts_max: Per call, the first included.
 
@@ -89,11 +100,19 @@ class Attempts:
     """
 
     def __init__(
-        self, desk: PermitDesk, upstreams: Upstreams, clock: Clock, *, retries: RetryBudget, attempts_max: int
+        self,
+        desk: PermitDesk,
+        upstreams: Upstreams,
+        clock: Clock,
+        *,
+        spending: Spends,
+        retries: RetryBudget,
+        attempts_max: int,
     ) -> None:
         self._desk = desk
         self._upstreams = upstreams
         self._clock = clock
+        self._spending = spending
         self._retries = retries
         self._attempts_max = attempts_max
         self.drains = Drains()
@@ -144,6 +163,7 @@ class Attempts:
                 self._withdraw(permit)
                 state.unfit.add((permit.account, permit.model))
                 continue
+            await self._hold(bid, permit)
             state.tried.append(_pair(permit.account, permit.model))
             try:
                 answer = await send(bid, permit, upstream, until_s - began_s)
@@ -160,6 +180,14 @@ class Attempts:
             else:
                 return answer, Won(permit=permit, attempts=number, upstream_s=self._now_s() - began_s)
         raise state.last or CapacityError("no account serves this model any more")
+
+    async def _hold(self, bid: Bid[R], permit: Permit) -> None:
+        """Have the attempt's ceiling held; without that nothing is sent."""
+        try:
+            await self._spending.begin(permit, self._upstreams.provider(permit.account), bid.billing, bid.extent)
+        except BaseException:
+            self._withdraw(permit)
+            raise
 
     def _find(self, permit: Permit) -> Upstream | None:
         try:
@@ -201,7 +229,7 @@ class Attempts:
         began_s = self._now_s()
         result = await self._sent(permit, upstream.chat_completion(request, timeout_s=left_s))
         duration_s = self._now_s() - began_s
-        self._desk.report(
+        self._report(
             permit,
             PermitReport(
                 call_id=permit.call_id,
@@ -219,7 +247,7 @@ class Attempts:
         request = replace(bid.request, model=self._upstreams.name(permit.account, permit.model))
         began_s = self._now_s()
         result = await self._sent(permit, upstream.embed(request, timeout_s=left_s))
-        self._desk.report(
+        self._report(
             permit,
             PermitReport(
                 call_id=permit.call_id,
@@ -249,7 +277,7 @@ class Attempts:
             raise lost from None
         except BaseException:
             # Cancelled, or a bug of the adapter: either way it may have been sent.
-            self._desk.report(permit, PermitReport(call_id=permit.call_id, ending="cancelled"))
+            self._report(permit, PermitReport(call_id=permit.call_id, ending="cancelled"))
             raise
 
     async def _open(
@@ -320,13 +348,17 @@ class Attempts:
                         duration_s=self._now_s() - began_s,
                         ttft_s=ttft_s,
                     )
-                self._desk.report(permit, ending or PermitReport(call_id=permit.call_id, ending="cancelled"))
+                self._report(permit, ending or PermitReport(call_id=permit.call_id, ending="cancelled"))
+
+    def _report(self, permit: Permit, report: PermitReport) -> None:
+        self._desk.report(permit, report)
+        self._spending.end(permit, report)
 
     def _fail(self, permit: Permit, error: UpstreamError) -> None:
-        self._desk.report(permit, PermitReport(call_id=permit.call_id, ending="failed", error=error))
+        self._report(permit, PermitReport(call_id=permit.call_id, ending="failed", error=error))
 
     def _withdraw(self, permit: Permit) -> None:
-        self._desk.report(permit, PermitReport(call_id=permit.call_id, ending="withdrawn"))
+        self._report(permit, PermitReport(call_id=permit.call_id, ending="withdrawn"))
 
     async def _prepare(self, bid: Bid[R], state: _State, error: UpstreamError, permit: Permit, until_s: float) -> None:
         """Note who failed; pause where the next attempt meets the same account, raise where there is none."""

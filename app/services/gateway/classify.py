@@ -9,11 +9,13 @@ import hashlib
 from collections import OrderedDict
 
 from app.domain.accounts import ModelInfo, Orchestra
+from app.domain.books.budgets import Owners
 from app.domain.chat import ChatRequest, Role
 from app.domain.errors import GatewayError
 from app.domain.estimate import estimate_tokens
 from app.domain.gateway import Caller, Candidate, ServiceClass
 from app.services.gateway.attempts import Attempts, Bid
+from app.services.gateway.spending import Billing
 from app.services.models import GENERAL, task_types
 from app.services.prompts import Prompts, material
 
@@ -65,6 +67,7 @@ class Classifier:
             caller=CLASSIFIER,
             deadline_s=TIMEOUT_S,
             queue_s=TIMEOUT_S,
+            billing=Billing(owners=Owners(tenant=orchestra.tenant), task_type="classification"),
         )
         result, _won = await self._attempts.complete(bid)
         said = result.text.casefold()

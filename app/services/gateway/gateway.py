@@ -14,11 +14,21 @@ from functools import partial
 
 from app.domain.accounts import GatewaySpec, ModelInfo, Orchestra
 from app.domain.allowance import Allowance
+from app.domain.books.budgets import Owners
 from app.domain.cache_key import cache_key
 from app.domain.chat import NO_USAGE, ChatDelta, ChatRequest, ChatResult, Json, Usage
-from app.domain.cost import cost_usd
 from app.domain.estimate import estimate_tokens, text_tokens
-from app.domain.gateway import AUTO, NO_WISH, Asked, Caller, EmbeddingRequest, EmbeddingResult, RoutingWish, Served
+from app.domain.gateway import (
+    AUTO,
+    NO_WISH,
+    Asked,
+    Caller,
+    Candidate,
+    EmbeddingRequest,
+    EmbeddingResult,
+    RoutingWish,
+    Served,
+)
 from app.domain.load import LoadRow
 from app.domain.ports import Clock
 from app.domain.response_cache import ResponseCache, replay
@@ -29,6 +39,7 @@ from app.services.gateway.attempts import Attempts, Bid, Won
 from app.services.gateway.caller_gate import Admitted, CallerGate
 from app.services.gateway.classify import Classifier
 from app.services.gateway.repeats import Repeats
+from app.services.gateway.spending import Billing, Spends
 from app.services.roster import SnapshotRoster
 from app.services.single_flight import SingleFlight
 
@@ -87,6 +98,7 @@ class Gateway:
         roster: Configuration and load.
         attempts: Sends calls.
         gate: The callers' limits.
+        spending: The books of attempts.
         clock: Time.
         spec: As configured.
 
@@ -94,11 +106,19 @@ class Gateway:
     """
 
     def __init__(
-        self, roster: SnapshotRoster, attempts: Attempts, gate: CallerGate, clock: Clock, *, spec: GatewaySpec
+        self,
+        roster: SnapshotRoster,
+        attempts: Attempts,
+        gate: CallerGate,
+        spending: Spends,
+        clock: Clock,
+        *,
+        spec: GatewaySpec,
     ) -> None:
         self._roster = roster
         self._attempts = attempts
         self._gate = gate
+        self._spending = spending
         self._clock = clock
         self._spec = spec
         self._cache = ResponseCache(spec.cache.size_bytes if spec.cache.enabled else 0, spec.cache.ttl_s)
@@ -129,6 +149,8 @@ class Gateway:
         except BaseException as error:
             self._give_up(admitted, error, bid)
             raise
+        if cached:
+            self._spending.cached(bid.billing, bid.candidates[0].model, result.usage)
         # Where the provider names no usage, all that was reserved counts.
         self._gate.settle(admitted, NO_USAGE if cached else (result.usage if result.usage != NO_USAGE else None))
         return result, self._facts(call, won, result.usage, cached=cached)
@@ -148,6 +170,7 @@ class Gateway:
             caller=call.caller,
             deadline_s=call.deadline_s,
             queue_s=min(self._spec.queue_timeout_s, call.deadline_s),
+            billing=self._billing(call, call.wish),
         )
         admitted = await self._gate.admit(call.caller, input_tokens, 0, call.user)
         try:
@@ -171,6 +194,7 @@ class Gateway:
             kept = self._cache.get(key, self._clock.monotonic_ns()) if key is not None else None
             if kept is not None:
                 facts = self._facts(call, None, kept.usage, cached=True)
+                self._spending.cached(bid.billing, bid.candidates[0].model, kept.usage)
                 self._gate.settle(admitted, NO_USAGE)
                 return _again(kept), facts
             deltas, won = await self._attempts.open(bid)
@@ -256,7 +280,19 @@ class Gateway:
             deadline_s=call.deadline_s,
             queue_s=min(self._spec.queue_timeout_s, call.deadline_s),
             idle_timeout_s=self._spec.idle_timeout_s,
+            billing=self._billing(call, wish),
+            billable_output_tokens=self._billable(request, routed.candidates),
         )
+
+    def _billing(self, call: ClientCall | EmbeddingCall, wish: RoutingWish) -> Billing:
+        caller = call.caller
+        owners = Owners(tenant=self._roster.orchestra().tenant, team=caller.team, user=call.user or "", key=caller.name)
+        return Billing(owners=owners, request_id=call.request_id, task_type=wish.task_type or "")
+
+    def _billable(self, request: ChatRequest, candidates: Sequence[Candidate]) -> int:
+        """Return the most that the request may generate: what it allows, else what the models are able to."""
+        most = request.output_tokens_max or max(self._model(each.model).output_tokens_max for each in candidates)
+        return most * request.choices
 
     def _give_up(self, admitted: Admitted, error: BaseException, bid: Bid[ChatRequest] | None = None) -> None:
         """Settle a call without an answer: a failed one costs its caller nothing, one that was left what it used.
@@ -295,8 +331,11 @@ class Gateway:
             provider=self._attempts.provider(account) if account else "cache",
             model=model,
         )
-        cost = "0" if cached else cost_usd(usage, self._model(model)) if usage is not None else None
+        cost = "0" if cached else self._cost(served, usage)
         return Facts(served=served, cost_usd=cost, upstream_s=won.upstream_s if won is not None else 0.0, cached=cached)
+
+    def _cost(self, served: Served, usage: Usage | None) -> str | None:
+        return None if usage is None else self._spending.cost_usd(served.model, served.provider, usage)
 
     def _model(self, name: str) -> ModelInfo:
         try:

@@ -17,6 +17,7 @@ from app.domain.limits import LimitSpec
 from app.domain.ports import Upstream
 from app.domain.retries import RetryBudget
 from app.services.gateway.attempts import Attempts, Bid
+from tests.fakes.books import a_spending
 from tests.fakes.permit_hosts import an_account
 from tests.fakes.permit_world import World, a_world, play
 from tests.fakes.virtual_time import VirtualClock
@@ -141,11 +142,19 @@ async def a_stage(
     async with a_world(clock, *specs) as world:
         accounts = {name: Account(name, clock, list(told)) for name, told in deeds.items()}
         stage = Stage(world, None, accounts, providers or dict.fromkeys(deeds, "openai"))  # type: ignore[arg-type]
-        stage.attempts = Attempts(
-            world.desks[0], stage, clock, retries=retries or RetryBudget(0.1, 10), attempts_max=attempts_max
-        )
-        yield stage
-        await stage.nothing_left()
+        async with a_spending(world.rosters[0], clock) as (spending, books):
+            stage.attempts = Attempts(
+                world.desks[0],
+                stage,
+                clock,
+                spending=spending,
+                retries=retries or RetryBudget(0.1, 10),
+                attempts_max=attempts_max,
+            )
+            yield stage
+            await stage.nothing_left()
+        assert "open" not in books.counts()
+        assert books.verify() == []
 
 
 def test_attempts_go_elsewhere_without_a_pause_when_an_account_fails() -> None:

@@ -20,6 +20,7 @@ from app.domain.retries import RetryBudget
 from app.services.gateway.attempts import Attempts
 from app.services.gateway.caller_gate import CallerGate
 from app.services.gateway.gateway import ClientCall, Gateway
+from tests.fakes.books import a_spending
 from tests.fakes.permit_hosts import OfficeHosts, an_account, cancel
 from tests.fakes.permit_world import World, a_world, play
 from tests.fakes.virtual_time import VirtualClock
@@ -120,15 +121,23 @@ async def a_scene(
         gate = CallerGate(callers, clock, owner="g", on_silence=callers.suspect)
         task = asyncio.create_task(gate.run())
         upstream = Provided()
-        attempts = Attempts(
-            world.desks[0], Only(upstream, going_on=going_on), clock, retries=RetryBudget(0.1, 5), attempts_max=2
-        )
-        gateway = Gateway(world.rosters[0], attempts, gate, clock, spec=spec)
-        try:
-            yield Scene(gateway, upstream, world, callers, clock)
-        finally:
-            await cancel(task)
-            await gate.aclose()
+        async with a_spending(world.rosters[0], clock) as (spending, books):
+            attempts = Attempts(
+                world.desks[0],
+                Only(upstream, going_on=going_on),
+                clock,
+                spending=spending,
+                retries=RetryBudget(0.1, 5),
+                attempts_max=2,
+            )
+            gateway = Gateway(world.rosters[0], attempts, gate, spending, clock, spec=spec)
+            try:
+                yield Scene(gateway, upstream, world, callers, clock)
+            finally:
+                await cancel(task)
+                await gate.aclose()
+        assert "open" not in books.counts()
+        assert books.verify() == []
 
 
 def test_gateway_charges_the_caller_with_what_was_used_when_a_call_is_answered() -> None:
