@@ -23,7 +23,7 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import LoggingConfig
 
 from actors import bootstrap, cluster
-from actors.handles import DeskHandle, DirectoryHandle
+from actors.handles import DeskHandle, DirectoryHandle, StoreHandle
 from actors.lease import OneLease
 from app import settings
 from app.domain.accounts import Orchestra
@@ -59,7 +59,11 @@ def door(namespace: str) -> type[Any]:
     def build_asgi() -> FrontDoor:
         lease = OneLease(namespace)
         return build_door(
-            lambda: DeskHandle(namespace), version=version("tutti"), gateway=lease.gateway, on_end=lease.aclose
+            lambda: DeskHandle(namespace),
+            version=version("tutti"),
+            gateway=lease.gateway,
+            books_factory=lambda: StoreHandle(namespace),
+            on_end=lease.aclose,
         )
 
     @serve.ingress(build_asgi)

@@ -7,10 +7,13 @@ from typing import Protocol
 
 from app.domain.accounts import Orchestra
 from app.domain.books.entries import Answer, Command
+from app.domain.books.figures import BudgetFigures
+from app.domain.books.usage import UsageQuery, UsageRow
 from app.domain.calls import Admission, CallAnswer, CallOrder, Collected, ModelCall
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult
 from app.domain.gateway import EmbeddingRequest, EmbeddingResult
 from app.domain.leases import Exchange, Exchanged
+from app.domain.live_usage import LiveUsage
 from app.domain.load import LoadRow
 from app.domain.plan import Plan
 from app.domain.run import CallRecord, RunEvent, RunRecord, RunRequest, TaskRecord
@@ -99,6 +102,19 @@ class Books(Protocol):
 
     async def apply_books(self, commands: Sequence[Command]) -> Sequence[Answer]:
         """Apply commands in order, in one transaction, and return once they are on disk; each may be repeated."""
+
+
+class UsageBooks(Protocol):
+    """The ledger, for whoever looks: people and their tools; implemented by ``actors/handles``."""
+
+    async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
+        """Return sums by period and group; raises RequestError where they would be too many."""
+
+    async def budget_figures(self) -> Sequence[BudgetFigures]:
+        """Return every budget in the window that is open, burnt down."""
+
+    async def entries_after(self, cursor: str | None, *, wait_s: float) -> LiveUsage:
+        """Return entries booked after ``cursor``, waiting up to ``wait_s`` seconds for the first; None: from now on."""
 
 
 class PermitHosts(Protocol):

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Generic, TypeVar
 
 from fastapi import FastAPI
 
-from app.domain.ports import Desk
-from app.http import errors, health, operations, projects
+from app.domain.ports import Desk, UsageBooks
+from app.http import errors, health, operations, projects, usage
 from app.http.gateway.door import GatewayFactory
 from app.http.gateway.mount import FrontDoor, mount
 from app.http.limits import HttpLimits
+
+Made = TypeVar("Made")
 
 DESCRIPTION = """Tutti takes a project request, plans it as a graph of tasks, plays them on all the LLM accounts it has,
 judges every result and merges them into one answer.
@@ -26,6 +29,7 @@ def build_app(
     desk_factory: Callable[[], Desk],
     *,
     version: str,
+    books_factory: Callable[[], UsageBooks] | None = None,
     limits: HttpLimits | None = None,
     on_end: Callable[[], Awaitable[None]] | None = None,
 ) -> FastAPI:
@@ -34,6 +38,7 @@ def build_app(
     Args:
         desk_factory: Called once, at the first request, on the app's event loop.
         version: What /healthz and the OpenAPI document say.
+        books_factory: As ``desk_factory``; without it the routes of the books are not there.
         limits: Bounds of what is let in.
         on_end: Awaited when the server ends, after its last request.
 
@@ -53,6 +58,9 @@ def build_app(
     errors.install(app)
     for router in (projects.router, operations.router, health.router):
         app.include_router(router)
+    if books_factory is not None:
+        app.state.books = _Once(books_factory)
+        app.include_router(usage.router)
     return app
 
 
@@ -61,20 +69,22 @@ def build_door(
     *,
     version: str,
     gateway: GatewayFactory,
+    books_factory: Callable[[], UsageBooks] | None = None,
     on_end: Callable[[], Awaitable[None]] | None = None,
 ) -> FrontDoor:
     """Return the app with the gateway of this process in front; the rest as ``build_app``."""
-    return mount(build_app(desk_factory, version=version, on_end=on_end), gateway)
+    app = build_app(desk_factory, version=version, books_factory=books_factory, on_end=on_end)
+    return mount(app, gateway)
 
 
-class _Once:
-    """Makes the desk at the first request and keeps it."""
+class _Once(Generic[Made]):
+    """Makes something at the first request and keeps it."""
 
-    def __init__(self, factory: Callable[[], Desk]) -> None:
+    def __init__(self, factory: Callable[[], Made]) -> None:
         self._factory = factory
-        self._desk: Desk | None = None
+        self._made: Made | None = None
 
-    def __call__(self) -> Desk:
-        if self._desk is None:
-            self._desk = self._factory()
-        return self._desk
+    def __call__(self) -> Made:
+        if self._made is None:
+            self._made = self._factory()
+        return self._made

@@ -8,6 +8,8 @@ from app.http.schemas import ErrorBody
 
 _SAID = {
     400: "Not UTF-8, not JSON, or refused as it stands; `param` names the field.",
+    401: "No key, or an unknown one.",
+    403: "The key sees its own use only.",
     404: "No such run.",
     409: "Not in a state that allows this, or the idempotency key belongs to another request.",
     413: "The body or the request text is too large.",

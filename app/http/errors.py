@@ -100,6 +100,7 @@ _STATUS_OF_KIND = {
 
 _TYPE_OF_STATUS = {
     400: "invalid_request_error",
+    403: "permission_error",
     404: "not_found_error",
     405: "method_not_allowed_error",
     413: "too_large_error",

@@ -38,7 +38,8 @@ class KeyNeeded:
             return
         try:
             orchestra = (await self._gateway()).orchestra()
-            self._keys.identify(reading.headers_by_name(scope), orchestra)
+            # Who it is, for the routes that show a key its own.
+            scope.setdefault("state", {})["caller"] = self._keys.identify(reading.headers_by_name(scope), orchestra)
         except AccessError as error:
             await JSONResponse(body_of(error), status_code=401, headers={"www-authenticate": "Bearer"})(
                 scope, receive, send
