@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar
 
 import orjson
@@ -36,6 +37,7 @@ ENTRY_COLUMNS = (
     *("batch", "price_id", "usage_source", "ttft_ms", "request_id", "trace_id", "error_kind"),
 )
 
+NOTHING = "[]"
 COUNTER = "counter"
 """As an owner's kind: the other side of everybody's."""
 
@@ -57,21 +59,10 @@ def counter_row(account_id: str, ledger: Ledger, balances: tuple[int, ...]) -> t
 
 def account_of(row: Found) -> Account:
     """Return the account with its balances; a counter's are not brought in, only that it is there."""
-    if row.owner_kind == COUNTER:
-        kind, owner = OwnerKind.TENANT, ""
-    else:
-        kind, owner = OwnerKind(row.owner_kind), row.owner_name
     account = Account(
-        key=AccountKey(
-            account_id=row.id,
-            ledger=Ledger(row.ledger),
-            owner_kind=kind,
-            owner_name=owner,
-            window=Window(row.window_kind),
-            time_zone=row.time_zone,
-            window_key=row.window_key,
-            starts_s=row.starts_s,
-            ends_s=row.ends_s,
+        key=_key(
+            *(row.id, row.ledger, row.owner_kind, row.owner_name),
+            *(row.window_kind, row.time_zone, row.window_key, row.starts_s, row.ends_s),
         ),
         pending=row.debits_pending,
         posted=row.debits_posted,
@@ -83,13 +74,44 @@ def account_of(row: Found) -> Account:
     return account
 
 
+@lru_cache(maxsize=65_536)
+def _key(  # noqa: PLR0913  a row's cells, hashable as they are
+    account_id: str,
+    ledger: str,
+    owner_kind: str,
+    owner_name: str,
+    window_kind: str,
+    time_zone: str,
+    window_key: str,
+    starts_s: float,
+    ends_s: float | None,
+) -> AccountKey:
+    counter = owner_kind == COUNTER
+    return AccountKey(
+        account_id=account_id,
+        ledger=Ledger(ledger),
+        owner_kind=OwnerKind.TENANT if counter else OwnerKind(owner_kind),
+        owner_name="" if counter else owner_name,
+        window=Window(window_kind),
+        time_zone=time_zone,
+        window_key=window_key,
+        starts_s=starts_s,
+        ends_s=ends_s,
+    )
+
+
+@lru_cache(maxsize=65_536)
+def _owners(tenant: str, team: str, user: str, key: str, run: str) -> Owners:
+    return Owners(tenant=tenant, team=team, user=user, key=key, run=run)
+
+
 def hold_row(held: HeldAmount) -> tuple[Cell, ...]:
     """Return the row of a new hold."""
     one, owners = held.hold, held.hold.owners
     return (
         *(one.hold_id, held.state.value, int(held.resolved)),
         *(owners.tenant, owners.team, owners.user, owners.key, owners.run),
-        *(one.amount_nano, one.tokens, one.calls, orjson.dumps(one.covers).decode()),
+        *(one.amount_nano, one.tokens, one.calls, orjson.dumps(one.covers).decode() if one.covers else NOTHING),
         *(one.holder, one.at_s, one.expires_s, held.ended_s, held.leg_set),
     )
 
@@ -107,7 +129,7 @@ def held_of(row: Found) -> HeldAmount:
             expires_s=row.expires_s,
             holder=row.holder,
             calls=row.calls,
-            covers=tuple(orjson.loads(row.covers)),
+            covers=() if row.covers == NOTHING else tuple(orjson.loads(row.covers)),
         ),
         leg_set=row.leg_set,
         state=state,
@@ -119,7 +141,7 @@ def held_of(row: Found) -> HeldAmount:
 
 def owners_of(row: Found) -> Owners:
     """Return on whose behalf a hold or an entry is."""
-    return Owners(tenant=row.tenant, team=row.team, user=row.user, key=row.key, run=row.run_id)
+    return _owners(row.tenant, row.team, row.user, row.key, row.run_id)
 
 
 def transfer_row(one: Transfer) -> tuple[Cell, ...]:

@@ -8,9 +8,8 @@ thread-safe, and good for one batch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TypeVar
 
 from app.domain.books.budgets import QUARTER_S, BudgetSpec, Ledger, Owners
 from app.domain.books.entries import (
@@ -30,8 +29,6 @@ from app.domain.books.sums import Sums, charged_nano, charged_tokens, sums_of
 
 SPARE_PARTS = 4
 """What is taken ahead is at most this part of what is left of every budget."""
-
-Item = TypeVar("Item")
 
 
 class HoldState(StrEnum):
@@ -79,6 +76,14 @@ class Account:
     alerted: bool = False
     stored: tuple[int, int, int, int] | None = None
     """The four balances as they are in the store; None: not there yet."""
+    usd: bool = field(init=False)
+    hard_limit: int | None = None
+    """What a hold must fit into; None: nothing stops it here."""
+    alert_at: float | None = None
+    """What must be used for an alert; None: there is none to come."""
+
+    def __post_init__(self) -> None:
+        self.usd = self.key.ledger is Ledger.USD
 
     @property
     def used(self) -> int:
@@ -123,9 +128,9 @@ class BookedEntry:
     corrects: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Transfer:
-    """One movement on all accounts of a leg set."""
+    """One movement on all accounts of a leg set. Never changed; not frozen, because freezing makes it slow."""
 
     kind: TransferKind
     at_s: float
@@ -160,6 +165,7 @@ class Batch:
         self.transfers: list[Transfer] = []
         self.booked: list[BookedEntry] = []
         self._planned: dict[tuple[Owners, int], str] = {}
+        self._accounts_of: dict[str, list[Account]] = {}
 
     def plan(self, commands: Sequence[Command]) -> list[AccountKey]:
         """Return the accounts that new holds, and entries without a known hold, will need."""
@@ -190,7 +196,11 @@ class Batch:
     def bring(self, account: Account) -> None:
         """Add an account, with the limit that holds for it now."""
         account.spec = spec_of(account.key, self._specs)
-        account.limit = None if account.spec is None else account.spec.limit_in(account.key.ledger)
+        if account.spec is not None:
+            account.limit = account.spec.limit_in(account.key.ledger)
+            assert account.limit is not None, "spec_of finds budgets that limit the account's ledger"
+            account.hard_limit = account.limit if account.spec.hard else None
+            account.alert_at = None if account.alerted else account.spec.soft_share * account.limit
         self.accounts[account.key.account_id] = account
 
     def apply(self, command: Command) -> Answer:
@@ -397,35 +407,27 @@ class Batch:
             move(account, transfer)
 
     def _legs(self, leg_set: str) -> list[Account]:
-        return [self.accounts[account_id] for account_id in self.leg_sets[leg_set]]
+        found = self._accounts_of.get(leg_set)
+        if found is None:
+            found = [self.accounts[account_id] for account_id in self.leg_sets[leg_set]]
+            self._accounts_of[leg_set] = found
+        return found
 
     def _alerts(self, leg_set: str) -> tuple[SoftAlert, ...]:
-        alerts = []
+        alerts: tuple[SoftAlert, ...] = ()
         for account in self._legs(leg_set):
-            spec, limit = account.spec, account.limit
-            if spec is None or limit is None or account.alerted or account.used < spec.soft_share * limit:
-                continue
-            account.alerted = True
-            alerts.append(
-                SoftAlert(
-                    budget_id=spec.budget_id,
-                    owner_kind=account.key.owner_kind,
-                    owner_name=account.key.owner_name,
-                    window=account.key.window,
-                    window_key=account.key.window_key,
-                    ledger=account.key.ledger,
-                    limit=limit,
-                    spent=account.used,
-                )
-            )
-        return tuple(alerts)
+            if account.alert_at is not None and account.used >= account.alert_at:
+                account.alerted, account.alert_at = True, None
+                alerts += (_alert(account),)
+        return alerts
 
 
 def move(account: Account, transfer: Transfer) -> None:
     """Change one account's balances by a transfer."""
-    usd = account.key.ledger is Ledger.USD
-    amount = transfer.nano if usd else transfer.tokens
-    freed = transfer.freed_nano if usd else transfer.freed_tokens
+    if account.usd:
+        amount, freed = transfer.nano, transfer.freed_nano
+    else:
+        amount, freed = transfer.tokens, transfer.freed_tokens
     kind = transfer.kind
     if kind is TransferKind.PENDING:
         account.pending += amount
@@ -460,22 +462,38 @@ _STATE_AFTER = {
 
 
 def _refusal(account: Account, command: Hold) -> Refusal | None:
-    spec, limit = account.spec, account.limit
-    if spec is None or limit is None or not spec.hard:
+    limit = account.hard_limit
+    if limit is None:
         return None
-    asked = command.amount_nano if account.key.ledger is Ledger.USD else command.tokens
-    left = max(0, limit - account.used - account.pending)
-    if asked is not None and asked * (SPARE_PARTS if command.spare else 1) <= left:
+    asked = command.amount_nano if account.usd else command.tokens
+    left = limit - account.used - account.pending
+    if asked is not None and (asked <= left or not asked):
         return None
+    assert account.spec is not None, "a limit is a budget's"
     return Refusal(
         reason="unpriced" if asked is None else "exhausted",
-        budget_id=spec.budget_id,
+        budget_id=account.spec.budget_id,
         owner_kind=account.key.owner_kind,
         owner_name=account.key.owner_name,
         window=account.key.window,
         ledger=account.key.ledger,
         limit=limit,
-        left=left,
+        left=max(0, left),
         asked=asked,
         resets_s=account.key.ends_s,
+    )
+
+
+def _alert(account: Account) -> SoftAlert:
+    assert account.spec is not None, "a limit is a budget's"
+    assert account.limit is not None, "and so is what is soft about it"
+    return SoftAlert(
+        budget_id=account.spec.budget_id,
+        owner_kind=account.key.owner_kind,
+        owner_name=account.key.owner_name,
+        window=account.key.window,
+        window_key=account.key.window_key,
+        ledger=account.key.ledger,
+        limit=account.limit,
+        spent=account.used,
     )

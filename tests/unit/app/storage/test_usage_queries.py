@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -155,7 +156,7 @@ def test_csv_has_one_head_and_money_in_dollars() -> None:
         ({"to_s": NOON_S + 400 * DAY_S, "period": Period.HOUR}, "more than 3000 periods"),
     ],
 )
-def test_questions_without_a_sensible_answer_are_refused(change: dict[str, object], message: str) -> None:
+def test_questions_without_a_sensible_answer_are_refused(change: dict[str, Any], message: str) -> None:
     """Each says what to change."""
     query = replace(UsageQuery(from_s=NOON_S, to_s=NOON_S + DAY_S), **change)
     with fresh_books() as engine, engine.begin() as connection, pytest.raises(RequestError, match=message):
