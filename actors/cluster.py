@@ -24,7 +24,7 @@ from ray._private.authentication import authentication_token_setup as authentica
 from ray._private.grpc_utils import init_grpc_channel
 
 from actors import watchdog
-from app.domain.errors import ConfigurationError
+from app.domain.errors import ConfigurationError, InternalError
 
 ENVIRONMENT = {
     # No telemetry about users leaves their machine; quieter and faster start.
@@ -53,6 +53,7 @@ OBJECT_STORE_BYTES = 150 * 1024 * 1024
 
 ANSWER_WITHIN_S = 5.0
 """A living cluster answers in milliseconds; more is for a busy machine."""
+START_TIMEOUT_WORDS = "timed out during startup"
 JOIN_REMEDY = "set RAY_ADDRESS to HOST:PORT as `ray start` printed it, or to 'local' for a cluster of its own"
 
 _log = logging.getLogger(__name__)
@@ -98,20 +99,42 @@ def start_local(*, namespace: str) -> None:
     marker = uuid.uuid4().hex
     _guard = watchdog.start(marker)
     os.environ[watchdog.MARKER_NAME] = marker
-    ray.init(
-        address="local",
-        namespace=namespace,
-        num_cpus=max(2, os.cpu_count() or 2),
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
-    )
+    _start_node(namespace)
     # This process must not carry its own cluster's marker on to what it starts later.
     del os.environ[watchdog.MARKER_NAME]
     watchdog.note_started(_guard)
+
+
+def _start_node(namespace: str) -> None:
+    """Start Ray's processes; a busy machine gets as long again as Ray allows itself.
+
+    Raises:
+        InternalError: they did not come up.
+    """
+    for last in (False, True):
+        try:
+            ray.init(
+                address="local",
+                namespace=namespace,
+                num_cpus=max(2, os.cpu_count() or 2),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+            )
+        except Exception as error:
+            # Ray has no class of its own for this.
+            if START_TIMEOUT_WORDS not in str(error):
+                raise
+            ray.shutdown()
+            if last:
+                raise InternalError(
+                    "Ray's processes did not come up in time", remedy="try again when this machine is less busy"
+                ) from None
+        else:
+            return
 
 
 def join(*, namespace: str) -> bool:
