@@ -13,6 +13,8 @@ from app.domain.accounts import AccountState
 BACKOFF_NS = 1_000_000_000
 BACKOFF_MAX_NS = 60_000_000_000
 """Pause after a failure of the provider: doubles from one second to one minute while nothing succeeds."""
+LIMITED_MAX_NS = 15_000_000_000
+"""Longest pause between tries of an account whose limit refuses at each end of its own cooldown."""
 ERROR_WEIGHT = 0.2
 BREAKER_ERROR_RATE = 0.5
 """From here on the breaker opens: four failures in a row after a clean record."""
@@ -97,10 +99,14 @@ class Health:
     def on_minute_limit(self, now_ns: int, until_ns: int) -> None:
         """Cool until ``until_ns``; an earlier end than the one in force changes nothing.
 
-        The calls that were under way are refused together; one that is refused after its cooldown opens the breaker.
+        The calls that were under way are refused together; one that is refused after its cooldown opens the breaker,
+        and each further one doubles a pause.
         """
         if now_ns >= _latest(0, self._minute_until_ns):
-            self._open = self._open or self._limited
+            if self._limited:
+                self._open = True
+                until_ns = max(until_ns, now_ns + min(self._backoff_ns, LIMITED_MAX_NS))
+                self._backoff_ns = min(BACKOFF_MAX_NS, self._backoff_ns * 2)
             self._limited = True
         self._minute_until_ns = _latest(until_ns, self._minute_until_ns)
         self._probe_ns = None

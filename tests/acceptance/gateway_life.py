@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import threading
@@ -319,6 +320,12 @@ def used(rows: list[dict[str, Any]], *, since_s: float, seconds: float) -> float
     """Return which share of the limit arrived in the ``seconds`` from ``since_s`` (of the provider's clock)."""
     arrived = sum(since_s <= at_s < since_s + seconds for at_s in arrivals_s(rows))
     return arrived / (RPM * seconds / 60)
+
+
+def longest_gap_s(rows: list[dict[str, Any]]) -> float:
+    """Return the longest time without a request."""
+    arrivals = arrivals_s(rows)
+    return max(later - sooner for sooner, later in itertools.pairwise(arrivals))
 
 
 def until(holds: Callable[[], bool], *, within_s: float, what: str = "it never came", pause_s: float = 0.2) -> None:

@@ -31,6 +31,7 @@ from tests.acceptance.gateway_life import (
     arrivals_s,
     assert_never_more,
     body,
+    longest_gap_s,
     open_calls,
     post,
     rows_of,
@@ -99,7 +100,7 @@ def test_limit_holds_in_the_minute_in_which_a_process_is_killed(cluster: Cluster
         cluster.wait_for_arrivals(TIGHT_KEY, BURST_S + MINUTE_S)
     rows = rows_of(cluster.provider, TIGHT_KEY)
     share = used(rows, since_s=arrivals_s(rows)[0] + BURST_S, seconds=MINUTE_S)
-    print(f"{victim}: {share:.1%} of the limit was used; {hammer.statuses}")
+    print(f"{victim}: {share:.1%} of the limit was used, {longest_gap_s(rows):.1f} s without; {hammer.statuses}")
 
     assert all(row["rejected"] is None for row in rows)
     assert_never_more(rows)

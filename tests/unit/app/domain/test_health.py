@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.health import BACKOFF_MAX_NS, BACKOFF_NS, PROBE_LOOK_NS, PROBE_TIMEOUT_NS, Health
+from app.domain.health import BACKOFF_MAX_NS, BACKOFF_NS, LIMITED_MAX_NS, PROBE_LOOK_NS, PROBE_TIMEOUT_NS, Health
 
 S = 1_000_000_000
 
@@ -75,10 +75,26 @@ def test_health_limit_met_again_after_its_own_time_is_probed() -> None:
     health.on_minute_limit(4 * S, 6 * S)
     assert health.state(6 * S) == "half_open"
     health.on_start(6 * S)
-    health.on_success(7 * S)
-    assert health.state(7 * S) == "healthy"
-    health.on_minute_limit(8 * S, 9 * S)
-    assert health.state(9 * S) == "healthy"
+    health.on_minute_limit(6 * S, 7 * S)
+    assert health.ready_at_ns(6 * S) == 10 * S, "each time it was not true doubles the pause"
+    health.on_start(10 * S)
+    health.on_success(11 * S)
+    assert health.state(11 * S) == "healthy"
+    health.on_minute_limit(12 * S, 13 * S)
+    assert health.state(13 * S) == "healthy"
+
+
+def test_health_limit_that_goes_on_is_tried_every_few_seconds() -> None:
+    """A limit of a minute is over within one: tries become rarer, but not as rare as after an outage."""
+    health, now_ns, tries = Health(), 0, 0
+    while now_ns < 600 * S:
+        health.on_start(now_ns)
+        health.on_minute_limit(now_ns, now_ns + S)
+        ready_ns = health.ready_at_ns(now_ns)
+        assert ready_ns is not None
+        assert ready_ns - now_ns <= LIMITED_MAX_NS
+        now_ns, tries = ready_ns, tries + 1
+    assert tries <= 600 // 15 + 5
 
 
 def test_health_dead_key_stays_dead_whatever_happens() -> None:
