@@ -30,8 +30,10 @@ def copy_file(source: Path, target: Path) -> None:
         InternalError: the disk refuses; nothing is left behind.
     """
     partial = target.with_name(f".{target.name}.partial")
-    partial.unlink(missing_ok=True)
     try:
+        partial.unlink(missing_ok=True)
+        # It holds what people asked and models answered: for the owner's eyes, wherever it is written to.
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         with (
             contextlib.closing(_open_read_only(source)) as reading,
             contextlib.closing(sqlite3.connect(partial)) as writing,

@@ -77,7 +77,7 @@ def migrate(doors: Doors, config: Path | None, to: str | None, *, dry_run: bool,
     before = _find_revision(place)
     if dry_run:
         engine = "sqlite" if place.file is not None else "postgresql"
-        typer.echo(migrating.render_sql(engine, before=before, to=target) or "-- nothing to do", nl=False)
+        typer.echo(migrating.render_sql(engine, before=before, to=target) or "-- nothing to do\n", nl=False)
         return int(ExitStatus.ANSWERED)
     if before is not None and target < before:
         _confirm(doors, yes, f"Going back from {before} to {target} drops what newer versions keep there.")

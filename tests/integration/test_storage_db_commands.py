@@ -75,6 +75,7 @@ def test_a_copy_taken_under_load_and_restored_elsewhere_holds_what_was_acknowled
 
     assert restored.exit_code == 0, restored.output
     assert verdict(elsewhere.data_dir) == "ok"
+    assert copy.stat().st_mode & 0o777 == 0o600, "what people asked is not for every user of the machine"
     runs = asyncio.run(runs_in(elsewhere.data_dir))
     assert {line.split()[1] for line in before} <= runs
     numbers = sorted(int(run_id.split("-")[1]) for run_id in runs)
@@ -194,7 +195,7 @@ def test_migrate_goes_down_and_up_again_and_status_says_where_it_stands(place: P
     assert stands(play, place) == first
     assert play(place, "migrate").exit_code == 0
     assert stands(play, place) == newest
-    assert play(place, "migrate", "--dry-run").output == "-- nothing to do"
+    assert play(place, "migrate", "--dry-run").output == "-- nothing to do\n"
 
 
 def test_the_first_version_s_file_is_copied_before_it_is_migrated(tmp_path: Path, play: Play) -> None:

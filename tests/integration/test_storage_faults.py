@@ -22,7 +22,7 @@ import pytest
 from actors.store import Store
 from app.domain.errors import ConfigurationError, InternalError
 from app.storage import database
-from app.storage.place import FILE_NAME
+from app.storage.place import FILE_NAME, Place
 from tests.unit.actors.test_store import a_run, an_event
 
 ROOT = Path(__file__).parents[2]
@@ -195,6 +195,24 @@ def test_failing_system_calls_lose_nothing_acknowledged(
     assert count(lines, "no") >= 10
 
 
+def test_a_killed_writer_leaves_what_it_acknowledged_and_no_lock(place: Place) -> None:
+    """kill -9 in the middle of writing: the successor gets the lock at once and finds everything that was promised."""
+    words = [str(place.data_dir), *([place.url] if place.url else [])]
+    acknowledged: set[str] = set()
+    for _ in range(3):
+        with subprocess.Popen(
+            [sys.executable, "-m", "tests.fixtures.storage_worker", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                lines = read_until(process, lambda found: count(found, "ok") >= 30)
+            finally:
+                process.kill()
+        acknowledged |= {line.split()[1] for line in lines if line.startswith("ok ")}
+        assert count(lines, "no") == 0, lines
+
+        assert acknowledged <= asyncio.run(runs_in(place.data_dir, place.url))
+
+
 def read_until(process: subprocess.Popen[str], enough: Callable[[list[str]], bool]) -> list[str]:
     """Return the worker's lines up to the one with which there are enough."""
     assert process.stdout is not None
@@ -242,9 +260,9 @@ def verdict(data_dir: Path) -> str:
         return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
 
 
-async def runs_in(data_dir: Path) -> set[str]:
+async def runs_in(data_dir: Path, url: str | None = None) -> set[str]:
     """Return the ids of the runs that a new store finds."""
-    store = Store(str(data_dir))
+    store = Store(str(data_dir), url)
     found = {run.run_id for run in await store.list_runs(1_000_000, None)}
     await store.close()
     return found
