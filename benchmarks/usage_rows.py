@@ -67,6 +67,9 @@ def fill(connection: Connection, count: int) -> None:
     numbers = f"WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {count - 1})"
     _run(connection, f"INSERT INTO usage_entry ({names}) {numbers} SELECT {selected} FROM n")
     _add_up(connection, "usage_hour", ("hour", *DIMENSIONS), "")
+    keys, sums = ", ".join(f'"{name}"' for name in DIMENSIONS), ", ".join(f"SUM({name})" for name in SUMS)
+    added = f"SELECT hour / 24, {keys}, {sums} FROM usage_hour GROUP BY hour / 24, {keys}"
+    _run(connection, f"INSERT INTO usage_day (day, {keys}, {', '.join(SUMS)}) {added}")
     _add_up(connection, "usage_run", ("run_id", "hour", *DIMENSIONS), "WHERE run_id <> ''")
     _run(connection, "ANALYZE")
 

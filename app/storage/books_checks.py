@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, and_, case, fun
 from app.domain.books.batch import Account, HeldAmount, HoldState, Transfer, TransferKind, move
 from app.domain.books.budgets import Ledger
 from app.domain.books.figures import Difference, ExportRow, ReconcileLine
-from app.domain.books.sums import DIMENSIONS, HOUR_S, SUMS
+from app.domain.books.sums import DIMENSIONS, HOUR_S, HOURS_PER_DAY, SUMS
 from app.storage import books_rows as rows
 from app.storage.books_tables import (
     BALANCES,
@@ -23,6 +23,7 @@ from app.storage.books_tables import (
     leg,
     price_used,
     transfer,
+    usage_day,
     usage_entry,
     usage_hour,
     usage_run,
@@ -42,7 +43,7 @@ _POSTS = (TransferKind.POST, TransferKind.SINGLE, TransferKind.CORRECT)
 
 def verify(connection: Connection) -> list[Difference]:
     """Return what does not add up; empty where everything does."""
-    checks = (_balances, _sides, _holds, _postings, _sums_by_hour, _sums_by_run, _owners, _prices)
+    checks = (_balances, _sides, _holds, _postings, _sums_by_hour, _sums_by_day, _sums_by_run, _owners, _prices)
     return [found for check in checks for found in check(connection)]
 
 
@@ -213,6 +214,14 @@ def _postings(connection: Connection) -> Iterator[Difference]:
 def _sums_by_hour(connection: Connection) -> Iterator[Difference]:
     """Sums by hour are the sums of entries."""
     yield from _sums(connection, usage_hour, ("hour",), select(usage_entry))
+
+
+def _sums_by_day(connection: Connection) -> Iterator[Difference]:
+    """And sums by day are the sums of those."""
+    day = usage_hour.c.hour // HOURS_PER_DAY
+    names = (*DIMENSIONS, *SUMS)
+    hours = select(day.label("day"), *(usage_hour.c[name] for name in names))
+    yield from _sums(connection, usage_day, ("day",), hours)
 
 
 def _sums_by_run(connection: Connection) -> Iterator[Difference]:

@@ -146,6 +146,16 @@ usage_hour = Table(
 Index("usage_hour_by_user", usage_hour.c.user, usage_hour.c.hour)
 Index("usage_hour_by_key", usage_hour.c.key, usage_hour.c.hour)
 
+usage_day = Table(
+    "usage_day",
+    metadata,
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    *(Column(name, String, primary_key=True) for name in DIMENSIONS),
+    *(Column(name, BigInteger, nullable=False) for name in SUMS),
+    sqlite_with_rowid=False,
+)
+"""Days of UTC, since 1970: months are asked for more often than anything, and have thirty of these."""
+
 usage_run = Table(
     "usage_run",
     metadata,

@@ -24,7 +24,7 @@ from app.domain.books.batch import (
 from app.domain.books.budgets import BudgetSpec, Ledger, owner_words
 from app.domain.books.entries import Answer, Command, Correct, Expire, Hold, Settle, Void
 from app.domain.books.legs import AccountKey, leg_set_of
-from app.domain.books.sums import DIMENSIONS, SUMS, dimensions_of, hour_of
+from app.domain.books.sums import DIMENSIONS, SUMS, day_of, dimensions_of, hour_of
 from app.domain.errors import InternalError
 from app.storage import books_rows as rows
 from app.storage.books_tables import (
@@ -34,6 +34,7 @@ from app.storage.books_tables import (
     ledger_account,
     leg,
     transfer,
+    usage_day,
     usage_entry,
     usage_hour,
     usage_run,
@@ -79,6 +80,7 @@ _END_HOLD = Prepared(
 _PUT_TRANSFER = Prepared(insert(transfer).inline(), rows.TRANSFER_COLUMNS)
 _PUT_ENTRY = Prepared(insert(usage_entry).inline(), rows.ENTRY_COLUMNS)
 _ADD_HOUR = Prepared(adding(usage_hour, SUMS), ("hour", *DIMENSIONS, *SUMS))
+_ADD_DAY = Prepared(adding(usage_day, SUMS), ("day", *DIMENSIONS, *SUMS))
 _ADD_RUN = Prepared(adding(usage_run, SUMS), ("run_id", "hour", *DIMENSIONS, *SUMS))
 _PUT_CLOCK = Prepared(replacing(books_clock), ("id", "quarter"))
 
@@ -322,6 +324,10 @@ def _write_entries(connection: Connection, booked: Sequence[BookedEntry]) -> Non
             _add(runs, (run_id, hour, dimensions), one.sums)
     _PUT_ENTRY.run(connection, cells)
     _ADD_HOUR.run(connection, [(hour, *place, *sums) for (hour, place), sums in hours.items()])
+    days: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+    for (hour, place), sums in hours.items():
+        _add(days, (day_of(hour), place), sums)
+    _ADD_DAY.run(connection, [(day, *place, *sums) for (day, place), sums in days.items()])
     _ADD_RUN.run(connection, [(run, hour, *place, *sums) for (run, hour, place), sums in runs.items()])
 
 

@@ -1,8 +1,8 @@
 """Answers questions about usage from the sums by hour, and from entries only for the cut ends of a range.
 
-No question scans ``usage_entry``: whole hours come from ``usage_hour`` (``usage_run`` where runs are asked for), and
-the hours that a range or a day of a time zone cuts in two are read by time, an hour's entries at most each. Sums and
-entries are written in one transaction, so they cannot disagree.
+No question scans ``usage_entry``: whole days of UTC come from ``usage_day``, whole hours from ``usage_hour`` (both from
+``usage_run`` where runs are asked for), and the hours that a range or a day of a time zone cuts in two are read by
+time, an hour's entries at most each. Sums and entries are written in one transaction, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, func, literal_column, select
 
 from app.domain.books.entries import UsageEntry
-from app.domain.books.sums import HOUR_S, SUMS
+from app.domain.books.sums import HOUR_S, HOURS_PER_DAY, SUMS
 from app.domain.books.usage import (
     ROWS_MAX,
     Dimension,
@@ -26,12 +26,12 @@ from app.domain.books.usage import (
 )
 from app.domain.errors import RequestError
 from app.storage import books_rows as rows
-from app.storage.books_tables import usage_entry, usage_hour, usage_run
+from app.storage.books_tables import usage_day, usage_entry, usage_hour, usage_run
 
 _Shape: TypeAlias = tuple[str, tuple[Dimension, ...], tuple[Dimension, ...]]
 """Table, groups, filters: what decides the text of a statement."""
 
-_TABLES = {table.name: table for table in (usage_entry, usage_hour, usage_run)}
+_TABLES = {table.name: table for table in (usage_entry, usage_hour, usage_day, usage_run)}
 _OF_RUN: Select[Any] = (
     select(usage_entry)
     .where(usage_entry.c.run_id == bindparam("of_run"), usage_entry.c.run_id != "")
@@ -83,7 +83,15 @@ def _reads(query: UsageQuery, from_s: float, to_s: float) -> Iterator[tuple[Sele
     sums = usage_run if Dimension.RUN in asked else usage_hour
     first, after = whole_hours(from_s, to_s)
     if first < after:
-        yield _statement((sums.name, query.group_by, dimensions)), {"from_hour": first, "to_hour": after}
+        hours = [(first, after)]
+        first_day, after_day = -(-first // HOURS_PER_DAY), after // HOURS_PER_DAY
+        if sums is usage_hour and first_day < after_day:
+            yield _statement((usage_day.name, query.group_by, dimensions)), {"from_day": first_day, "to_day": after_day}
+            hours = [(first, first_day * HOURS_PER_DAY), (after_day * HOURS_PER_DAY, after)]
+        for start_hour, end_hour in hours:
+            if start_hour < end_hour:
+                bounds: dict[str, float] = {"from_hour": start_hour, "to_hour": end_hour}
+                yield _statement((sums.name, query.group_by, dimensions)), bounds
         ends = [(from_s, first * HOUR_S), (after * HOUR_S, to_s)]
     else:
         ends = [(from_s, to_s)]
@@ -105,6 +113,8 @@ def _statement(shape: _Shape) -> Select[Any]:
     query: Select[Any] = select(*[*columns, *sums])
     if table is usage_entry:
         query = query.where(table.c.at_s >= bindparam("from_s"), table.c.at_s < bindparam("to_s"))
+    elif table is usage_day:
+        query = query.where(table.c.day >= bindparam("from_day"), table.c.day < bindparam("to_day"))
     else:
         query = query.where(table.c.hour >= bindparam("from_hour"), table.c.hour < bindparam("to_hour"))
     if table is usage_entry and Dimension.RUN in (*groups, *filters):

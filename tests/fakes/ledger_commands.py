@@ -24,7 +24,7 @@ BOB = Owners(tenant="t", team="red", user="bob", key="k2")
 
 ROWS_OF = (
     *("ledger_account", "leg", "hold", "transfer", "usage_entry"),
-    *("usage_hour", "usage_run", "budget", "books_clock"),
+    *("usage_hour", "usage_day", "usage_run", "budget", "books_clock"),
 )
 
 

@@ -30,6 +30,7 @@ Sums: TypeAlias = tuple[int, ...]
 _INPUT, _OUTPUT, _COST = SUMS.index("input_tokens"), SUMS.index("output_tokens"), SUMS.index("cost_nano")
 
 HOUR_S = 3_600
+HOURS_PER_DAY = 24
 
 
 def dimensions_of(entry: UsageEntry) -> tuple[str, ...]:
@@ -75,3 +76,8 @@ def charged_tokens(sums: Sums) -> int:
 def hour_of(at_s: float) -> int:
     """Return the hour since 1970 that ``at_s`` lies in."""
     return int(at_s // HOUR_S)
+
+
+def day_of(hour: int) -> int:
+    """Return the day since 1970, in UTC, that an hour since 1970 lies in."""
+    return hour // HOURS_PER_DAY

@@ -18,7 +18,7 @@ SUMS = (
     *("cache_write_1h_tokens", "reasoning_tokens", "cost_nano", "savings_nano", "duration_ms"),
 )
 TABLES = (
-    *("books_clock", "price_used", "budget", "usage_run", "usage_hour", "usage_entry"),
+    *("books_clock", "price_used", "budget", "usage_run", "usage_day", "usage_hour", "usage_entry"),
     *("hold", "transfer", "leg", "ledger_account"),
 )
 
@@ -136,6 +136,13 @@ def _create_usage() -> None:
     )
     op.create_index("usage_hour_by_user", "usage_hour", ["user", "hour"])
     op.create_index("usage_hour_by_key", "usage_hour", ["key", "hour"])
+    op.create_table(
+        "usage_day",
+        sa.Column("day", sa.Integer, primary_key=True, autoincrement=False),
+        *(sa.Column(name, sa.String, primary_key=True) for name in DIMENSIONS),
+        *_numbers(*SUMS),
+        sqlite_with_rowid=False,
+    )
     op.create_table(
         "usage_run",
         sa.Column("run_id", sa.String, primary_key=True),

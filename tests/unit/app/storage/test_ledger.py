@@ -15,7 +15,7 @@ from app.domain.books.figures import BudgetFigures
 from app.domain.chat import Usage
 from app.domain.errors import InternalError
 from app.storage import books_checks, budgets, ledger
-from app.storage.books_tables import hold, ledger_account, transfer, usage_entry, usage_hour
+from app.storage.books_tables import hold, ledger_account, transfer, usage_day, usage_entry, usage_hour
 from tests.fakes.ledger_commands import BOB, NOON_S, a_budget, a_hold, a_settle, an_entry, fresh_books
 
 DAY_S = 86_400.0
@@ -326,6 +326,7 @@ def test_another_writer_is_noticed_and_nothing_of_the_batch_is_kept(
         (update(transfer).where(transfer.c.kind == "post").values(nano=39), "postings"),
         (update(usage_hour).values(cost_nano=1), "usage_hour"),
         (usage_hour.delete(), "usage_hour"),
+        (update(usage_day).values(calls=2), "usage_day"),
         (update(usage_entry).values(user="bob"), "owners"),
         (update(usage_entry).values(price_id=None), "prices"),
         (update(usage_entry).values(price_id="p9"), "prices"),
