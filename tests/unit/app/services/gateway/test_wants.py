@@ -1,4 +1,4 @@
-"""Calls that wait are looked at while somebody could start them; nobody waits in vain, or behind what others wait for."""
+"""Waiting calls are looked at while somebody could start them; nobody waits in vain, or for what others wait for."""
 
 from __future__ import annotations
 
