@@ -1,7 +1,7 @@
 """The `tutti` command: declares commands and options; what they do stands in ``app/terminal``.
 
-Exit status: 0 an answer was delivered (a partial one included), 2 bad input or configuration, 3 needs answers, 4 no
-answer, 130 interrupted. No traceback reaches a user; TUTTI_DEBUG=1 shows it.
+Exit status: 0 an answer was delivered (a partial one included), 1 the books differ, 2 bad input or configuration,
+3 needs answers, 4 no answer, 130 interrupted. No traceback reaches a user; TUTTI_DEBUG=1 shows it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,20 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help='Turn all your LLM accounts into one orchestra. Begin with: [bold]tutti run "Compare tea and coffee"[/]',
-    epilog="Exit status: 0 answered, 2 bad input or configuration, 3 needs answers, 4 no answer, 130 interrupted.",
+    epilog=(
+        "Exit status: 0 answered, 1 the books differ, 2 bad input or configuration, 3 needs answers, 4 no answer, "
+        "130 interrupted."
+    ),
 )
 projects = typer.Typer(no_args_is_help=True, help="Projects on the running server: list, show, watch, answer, cancel.")
 app.add_typer(projects, name="projects")
 db = typer.Typer(no_args_is_help=True, help="The database of runs and books: its schema, and copies of it.")
 app.add_typer(db, name="db")
+books = typer.Typer(
+    no_args_is_help=True,
+    help="The books themselves, read from the database: do they add up, and does the provider say the same.",
+)
+app.add_typer(books, name="books")
 
 Text = Annotated[str | None, typer.Argument(metavar="TEXT", help="What is to be done; - reads standard input.")]
 FileOption = Annotated[Path | None, typer.Option("--file", metavar="F", help="Read the request from a file.")]
@@ -66,6 +74,15 @@ Server = Annotated[
         metavar="URL",
         envvar="TUTTI_SERVER",
         help="The running server; default: the one on the data directory.",
+    ),
+]
+BooksServer = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="URL",
+        envvar="TUTTI_SERVER",
+        help="Ask this server, with the key of TUTTI_API_KEY; default: read the database.",
     ),
 ]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
@@ -344,6 +361,94 @@ def db_restore(
 
     doors: Doors = context.obj
     leave(doors, lambda: db_commands.restore(doors, config, source, yes=yes))
+
+
+@app.command(epilog="Example: tutti usage --by model,day --since 7d --where team=research --csv")
+def usage(  # noqa: PLR0913  one parameter an option
+    context: typer.Context,
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by",
+            metavar="A,B",
+            help="Split by tenant, team, user, key, model, account, provider, task_type, ending, run; hour or day.",
+        ),
+    ] = "model",
+    since: Annotated[
+        str, typer.Option("--since", metavar="T", help="30m, 12h, 7d, 4w ago; a day; or a time in ISO 8601.")
+    ] = "7d",
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="T", help="First instant outside; default: now.")
+    ] = None,
+    time_zone: Annotated[
+        str, typer.Option("--time-zone", metavar="ZONE", help="Where days begin, for instance Europe/Berlin.")
+    ] = "UTC",
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", metavar="NAME=VALUE", help="Only these; may be repeated. NAME= means none."),
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    config: Config = None,
+    as_json: Json = False,
+    server: BooksServer = None,
+) -> None:
+    """Show what was used and spent: calls, tokens, cost, and what the cache saved. Unknown cost is never zero."""
+    from app.terminal import books_commands
+
+    asked = books_commands.Asked(by=(by,), since=since, until=until, time_zone=time_zone, where=where or ())
+    target = Target(server=server, config=config)
+    execute(
+        context.obj,
+        lambda: books_commands.usage(target, asked, as_csv=as_csv, as_json=as_json),
+        as_json=as_json,
+    )
+
+
+@app.command(epilog="Example: tutti budgets")
+def budgets(context: typer.Context, config: Config = None, as_json: Json = False, server: BooksServer = None) -> None:
+    """Show budgets burning down: █ spent, ▓ unknown (of processes that died), ▒ held; rate, forecast, end."""
+    from app.terminal import books_commands
+
+    target = Target(server=server, config=config)
+    execute(context.obj, lambda: books_commands.budgets(target, as_json=as_json), as_json=as_json)
+
+
+@books.command("verify", epilog="Example: tutti books verify && echo balanced")
+def books_verify(context: typer.Context, config: Config = None, as_json: Json = False) -> None:
+    """Add every balance and sum up again from single entries; status 1 if anything differs. Changes nothing."""
+    from app.terminal import books_commands
+
+    target = Target(config=config)
+    leave(context.obj, lambda: books_commands.verify(target, as_json=as_json), as_json=as_json)
+
+
+@books.command("reconcile", epilog="Example: tutti books reconcile openai-november.csv --account openai-a")
+def books_reconcile(
+    context: typer.Context,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="CSV with a head: date, model, input_tokens, output_tokens, cost (USD), account."
+        ),
+    ],
+    account: Annotated[
+        str | None, typer.Option("--account", metavar="NAME", help="Whose export it is, where no column says so.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", metavar="PERCENT", min=0.0, help="Drift that is accepted.")
+    ] = 0.5,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Hold a provider's own export against the books, by day (UTC) and model; status 1 if they drift apart."""
+    from app.terminal import books_commands
+
+    target = Target(config=config)
+    leave(
+        context.obj,
+        lambda: books_commands.reconcile(target, file, account=account, tolerance_percent=tolerance, as_json=as_json),
+        as_json=as_json,
+    )
 
 
 def main(arguments: Sequence[str] | None = None, doors: Doors | None = None) -> int:

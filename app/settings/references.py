@@ -13,8 +13,8 @@ from pathlib import Path
 from app.domain.accounts import Provider
 from app.domain.chat import Json
 from app.domain.gateway import AUTO
-from app.settings.document import Document
 from app.settings.books_references import check_books
+from app.settings.document import Document
 from app.settings.gateway_references import check_gateway, gateway_models
 from app.settings.model_table import ModelTable
 from app.settings.problems import FieldPath, did_you_mean, field_name, hide_keys, shown

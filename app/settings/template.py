@@ -106,6 +106,16 @@ coordinator:
 #models:
 #  house-model: {family: llama, tier: standard, structured: json_object, input_usd_per_mtok: 0, output_usd_per_mtok: 0}
 
+## What may be spent, and by whom: checked before every call, for the most it can cost. `tutti budgets` shows what is left.
+#budgets:
+#  - {for: tenant, window: month, usd: 500.00, time_zone: Europe/Berlin}
+#  - {for: "user:*", window: day, tokens: 2000000, soft: 0.9}
+#  - {for: "key:*", window: day, usd: 20.00, hard: false}
+
+## What models cost you, where that is not what the model table says.
+#prices:
+#  - {model: gpt-5-mini, from: 2026-08-01, input: 0.20, output: 1.60, cache_read: 0.02, batch: 0.5}
+
 ## Where runs are kept: a file in this directory, or a PostgreSQL database.
 data_dir: ~/.local/share/tutti
 #store: {url: "postgresql://tutti@localhost/tutti"}

@@ -129,6 +129,10 @@ class HttpDesk:
             raise _error_of(response.status_code, body)
         return cast("dict[str, str]", body["parts"])
 
+    async def get_document(self, path: str) -> dict[str, Json]:
+        """Return the JSON object at ``path``, for what is shown as the server says it; its refusals are raised."""
+        return await self._call("GET", path)
+
     async def alive(self) -> str:
         """Return the server's version; raises InternalError where no Tutti answers at this address."""
         body = await self._call("GET", "/healthz", timeout_s=3.0)

@@ -43,7 +43,7 @@ async def open_desk(target: Target, on_progress: Progress) -> AsyncIterator[Desk
         InternalError: the named server does not answer.
     """
     if target.server is not None:
-        async with _server(_checked(target.server), on_progress) as desk:
+        async with _server(checked_address(target.server), on_progress) as desk:
             yield desk
         return
     orchestra = settings.load(target.config)
@@ -95,7 +95,8 @@ async def _running(url: str) -> HttpDesk | None:
     return desk
 
 
-def _checked(url: str) -> str:
+def checked_address(url: str) -> str:
+    """Return a server's address as given; raises ConfigurationError where it is none."""
     if not url.startswith(("http://", "https://")):
         raise ConfigurationError(
             f"The server's address must begin with http:// or https://; it is {url!r}.",

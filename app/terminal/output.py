@@ -27,6 +27,8 @@ class ExitStatus(IntEnum):
 
     ANSWERED = 0
     """An answer was delivered, a partial one included; or the command did what it is for."""
+    DIFFERENT = 1
+    """The books do not add up, or a provider's export says otherwise."""
     BAD_INPUT = 2
     """Bad input or configuration."""
     NEEDS_ANSWERS = 3

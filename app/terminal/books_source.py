@@ -1,0 +1,125 @@
+"""Where the commands of the books get their figures: from the database itself, read-only, or from a named server.
+
+Reading beside a running server is safe on both engines, and needs no key: whoever may read the data directory may see
+all of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlencode
+
+from sqlalchemy import Connection
+
+from app import settings
+from app.domain.accounts import Orchestra
+from app.domain.books.batch import HeldAmount
+from app.domain.books.figures import Difference, ExportRow, ReconcileLine
+from app.domain.chat import Json
+from app.domain.errors import NotFoundError, RequestError
+from app.http.errors import HttpProblem
+from app.http.usage_parameters import UsageParameters, read_query
+from app.http.usage_wire import budgets_json, usage_json
+from app.storage import books_checks, budgets, migrating, usage_queries
+from app.storage.books_reads import as_of_one_moment
+from app.storage.database import open_for_reading
+from app.storage.faults import fault, is_storage_error
+from app.storage.place import Place
+from app.terminal.client import HttpDesk
+from app.terminal.connect import Target, checked_address
+
+Value = TypeVar("Value")
+
+BOOKS_REVISION = "0002"
+"""The schema that brought the books."""
+_OPTIONS = {"from": "--since", "to": "--until", "group_by": "--by", "time_zone": "--time-zone"}
+
+
+async def get_usage(target: Target, parameters: UsageParameters) -> dict[str, Json]:
+    """Return the sums as ``GET /api/v1/usage/stats`` has them.
+
+    Raises:
+        RequestError: an option cannot be understood.
+    """
+    if target.server is not None:
+        given = [
+            *([("from", parameters.since)] if parameters.since is not None else []),
+            *([("to", parameters.until)] if parameters.until is not None else []),
+            ("time_zone", parameters.time_zone),
+            *(("group_by", word) for word in parameters.group_by),
+            *((dimension.value, value) for dimension, values in parameters.filters.items() for value in values),
+        ]
+        return await _fetch(target.server, f"/api/v1/usage/stats?{urlencode(given)}")
+    try:
+        query = read_query(parameters, time.time())
+    except HttpProblem as problem:
+        option = _OPTIONS.get(problem.param or "", "--where")
+        raise RequestError(problem.message, param=option, remedy=problem.remedy) from None
+    return usage_json(query, _read(target, lambda connection: usage_queries.usage(connection, query)), "stats")
+
+
+async def get_budgets(target: Target) -> dict[str, Json]:
+    """Return the budgets as ``GET /api/v1/budgets`` has them."""
+    if target.server is not None:
+        return await _fetch(target.server, "/api/v1/budgets")
+    return budgets_json(_read(target, lambda connection: budgets.budgets(connection, time.time())))
+
+
+def verify(target: Target) -> tuple[Sequence[Difference], Sequence[HeldAmount]]:
+    """Return what does not add up, and the holds of which nobody knows what was bought."""
+    return _read(target, lambda connection: (books_checks.verify(connection), books_checks.unknown_holds(connection)))
+
+
+def reconcile(target: Target, export: Sequence[ExportRow]) -> Sequence[ReconcileLine]:
+    """Return a provider's export beside the books."""
+    return _read(target, lambda connection: books_checks.reconcile(connection, export))
+
+
+def configuration(target: Target) -> Orchestra:
+    """Return the configuration that names the database and the accounts."""
+    return settings.load(target.config)
+
+
+async def _fetch(server: str, path: str) -> dict[str, Json]:
+    desk = HttpDesk(checked_address(server))
+    try:
+        return await desk.get_document(path)
+    finally:
+        await desk.aclose()
+
+
+def _read(target: Target, question: Callable[[Connection], Value]) -> Value:
+    orchestra = configuration(target)
+    place = Place(Path(orchestra.data_dir), orchestra.store_url)
+    if place.file is not None and not place.file.exists():
+        raise _no_books(place)
+    with _reading(place) as connection:
+        revision = migrating.find_revision(connection, str(place))
+        if revision is None or revision < BOOKS_REVISION:
+            raise _no_books(place)
+        return question(connection)
+
+
+@contextmanager
+def _reading(place: Place) -> Iterator[Connection]:
+    engine = open_for_reading(place)
+    try:
+        with engine.connect() as connection:
+            yield as_of_one_moment(connection)
+    except Exception as error:
+        if is_storage_error(error):
+            raise fault(error, place) from error
+        raise
+    finally:
+        engine.dispose()
+
+
+def _no_books(place: Place) -> NotFoundError:
+    return NotFoundError(
+        f"There are no books in {place} yet.",
+        remedy="Start a server with `tutti serve`, or name one with --server URL, or another --config.",
+    )
