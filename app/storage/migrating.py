@@ -69,7 +69,7 @@ def find_revision(connection: Connection, place: str) -> str | None:
     else:
         found = FIRST if number == _number(FIRST) else None
     if found not in known or number != _number(found or ""):
-        written = number if found in known or found is None else found
+        written = number if found in known or found is None else _number(found)
         raise ConfigurationError(
             f"the journal {place} has schema version {written}, this Tutti knows versions up to {_number(known[-1])}",
             param="data_dir",
@@ -168,7 +168,7 @@ def _note_number(connection: Connection, revision: str) -> None:
 
 
 def _number(revision: str) -> str:
-    return revision.lstrip("0")
+    return revision.lstrip("0") or revision
 
 
 def _tree() -> ScriptDirectory:
