@@ -28,7 +28,7 @@ from app.domain.errors import ConflictError
 from app.storage import books_rows as rows
 from app.storage import codec, ledger
 from app.storage.books_tables import ledger_account, price_used
-from app.storage.budget_rows import list_specs, put_specs, retire
+from app.storage.budget_rows import find_specs, list_specs, put_specs, retire
 from app.storage.prepared import Prepared
 from app.storage.upsert import ignoring
 from app.storage.usage_queries import usage
@@ -57,9 +57,14 @@ def sync_budgets(connection: Connection, specs: Sequence[BudgetSpec], now_s: flo
 
 def put_budget(connection: Connection, spec: BudgetSpec, now_s: float) -> None:
     """Put one budget in force that the configuration does not know, for instance a run's."""
-    new = spec.budget_id not in {one.budget_id for one, _configured in list_specs(connection)}
+    new = spec.budget_id not in {one.budget_id for one in find_specs(connection, [spec.owner])}
     put_specs(connection, [spec], configured=False)
     _count_the_past(connection, [spec] if new else [], now_s)
+
+
+def drop_budget(connection: Connection, spec: BudgetSpec) -> None:
+    """Take one budget out of force, for instance when its run has ended; what was counted for it stays."""
+    retire(connection, [spec.budget_id])
 
 
 def budgets(connection: Connection, now_s: float) -> list[BudgetFigures]:

@@ -278,14 +278,18 @@ def test_a_new_budget_counts_what_its_window_has_seen_and_a_changed_limit_keeps_
 def test_a_runs_budget_stays_when_the_configuration_changes(books: Books) -> None:
     """It belongs to the run."""
     run = Owners(tenant="t", run="r1")
+    spec = a_budget(OwnerKind.RUN, "r1", Window.TOTAL, limit_nano=50)
     with books.engine.begin() as connection:
-        budgets.put_budget(connection, a_budget(OwnerKind.RUN, "r1", Window.TOTAL, limit_nano=50), NOON_S)
+        budgets.put_budget(connection, spec, NOON_S)
     books.sync()
     answers = books.do(a_hold("h1", 40, owners=run), a_hold("h2", 40, owners=run))
 
     assert [answer.outcome for answer in answers] == ["done", "refused"]
     assert answers[1].refusal is not None
     assert answers[1].refusal.resets_s is None
+    with books.engine.begin() as connection:
+        budgets.drop_budget(connection, spec)
+    assert books.one(a_hold("h2", 40, owners=run)).accepted
 
 
 def test_burn_down_shows_rest_and_forecast(books: Books) -> None:
