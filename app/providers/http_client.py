@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import certifi
 
+from app.domain.crash_points import CrashPoint, passes
 from app.domain.errors import UpstreamError, UpstreamKind
 from app.providers.classify import garbage
 from app.providers.sse import EventTooLargeError, SseEvent, SseParser
@@ -118,6 +119,7 @@ class Exchange:
             async with asyncio.timeout(timeout_s) as clock:
                 response = await self._send(call)
                 body = await self._body(response)
+                passes(CrashPoint.RECEIVED)
                 return HttpReply(status=response.status, headers=response.headers, body=body)
         except _TRANSPORT_ERRORS as error:
             if clock.expired():
@@ -171,9 +173,12 @@ class Exchange:
     async def _send(self, call: WireCall) -> aiohttp.ClientResponse:
         """Return the response once its headers are there. A POST is never repeated; aiohttp may repeat a GET once."""
         shared = self._shared or self._join()
-        return await shared.session.request(
+        passes(CrashPoint.BEFORE_SEND)
+        response = await shared.session.request(
             call.method, call.url, headers=call.headers, data=call.body or None, allow_redirects=False
         )
+        passes(CrashPoint.ACCEPTED)
+        return response
 
     def _join(self) -> _Shared:
         loop = asyncio.get_running_loop()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from app.domain.chat import NO_USAGE, ChatDelta, ChatRequest, ChatResult, Usage
+from app.domain.crash_points import CrashPoint, passes
 from app.domain.errors import (
     CallLostError,
     CapacityError,
@@ -183,11 +184,13 @@ class Attempts:
 
     async def _hold(self, bid: Bid[R], permit: Permit) -> None:
         """Have the attempt's ceiling held; without that nothing is sent."""
+        passes(CrashPoint.BEFORE_HOLD)
         try:
             await self._spending.begin(permit, self._upstreams.provider(permit.account), bid.billing, bid.extent)
         except BaseException:
             self._withdraw(permit)
             raise
+        passes(CrashPoint.HELD)
 
     def _find(self, permit: Permit) -> Upstream | None:
         try:
@@ -351,6 +354,7 @@ class Attempts:
                 self._report(permit, ending or PermitReport(call_id=permit.call_id, ending="cancelled"))
 
     def _report(self, permit: Permit, report: PermitReport) -> None:
+        passes(CrashPoint.BEFORE_SETTLE)
         self._desk.report(permit, report)
         self._spending.end(permit, report)
 
