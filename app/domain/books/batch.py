@@ -467,7 +467,7 @@ def _refusal(account: Account, command: Hold) -> Refusal | None:
         return None
     asked = command.amount_nano if account.usd else command.tokens
     left = limit - account.used - account.pending
-    if asked is not None and (asked <= left or not asked):
+    if asked is not None and (not asked or asked * (SPARE_PARTS if command.spare else 1) <= left):
         return None
     assert account.spec is not None, "a limit is a budget's"
     return Refusal(

@@ -80,6 +80,18 @@ def test_hold_is_refused_where_a_budget_has_no_room_and_says_which(books: Books)
     assert books.one(a_hold("h9", 300, owners=BOB)).accepted
 
 
+def test_a_hold_taken_ahead_leaves_several_times_as_much_to_others(books: Books) -> None:
+    """A block must not end a budget that single calls could still use."""
+    ahead = books.one(a_hold("ahead", 300, spare=True))
+    exact = books.one(a_hold("exact", 300))
+    small = books.one(a_hold("small", 175, spare=True))
+    free = books.one(a_hold("free", 0, spare=True, tokens=0))
+
+    assert ahead.refusal is not None
+    assert (ahead.refusal.left, ahead.refusal.asked) == (1_000, 300)
+    assert [exact.outcome, small.outcome, free.outcome] == ["done", "done", "done"]
+
+
 def test_all_budgets_or_none() -> None:
     """A key's own budget has room, its team's has not: neither moves."""
     with fresh_books([a_budget(), a_budget(OwnerKind.TEAM, "red", limit_nano=50)]) as engine:

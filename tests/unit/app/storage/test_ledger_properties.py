@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
+from app.domain.books.batch import SPARE_PARTS
 from app.domain.books.budgets import OwnerKind, Owners, Window
 from app.domain.books.entries import Command, Correct, Ending, Expire, Hold, Settle, UsageEntry, Void
 from app.domain.chat import Usage
@@ -58,6 +59,7 @@ def holds(draw: st.DrawFn) -> Hold:
         at_s=at_s,
         expires_s=at_s + draw(st.sampled_from([10.0, 60.0, 7_000.0])),
         holder=draw(st.sampled_from(["r1", "r2"])),
+        spare=draw(st.booleans()),
     )
 
 
@@ -178,12 +180,12 @@ class Model:
             return "replayed" if same else "conflict"
         accounts = self.accounts(command.owners)
         for account in accounts:
+            asked: int | None
             if account[0].startswith("key:"):
-                fits = command.tokens <= max(0, TOKENS_OF_KEYS - sum(self.used(account, tokens=True)))
+                asked, left = command.tokens, max(0, TOKENS_OF_KEYS - sum(self.used(account, tokens=True)))
             else:
-                left = max(0, limit_of(account[0]) - sum(self.used(account)))
-                fits = command.amount_nano is not None and command.amount_nano <= left
-            if not fits:
+                asked, left = command.amount_nano, max(0, limit_of(account[0]) - sum(self.used(account)))
+            if asked is None or asked * (SPARE_PARTS if command.spare else 1) > left:
                 return "refused"
         self.holds[command.hold_id] = Held(command=command, accounts=accounts)
         return "done"
