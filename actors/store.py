@@ -25,6 +25,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.domain.alert_text import alert_text
 from app.domain.books.budgets import BudgetSpec
 from app.domain.books.entries import Answer, Command, Expire, Hold, Settle
 from app.domain.books.figures import BudgetFigures, Difference, ExportRow, ReconcileLine
@@ -309,6 +310,8 @@ class Store:
         answers = await self._write(lambda connection: ledger.apply(connection, timed), ())
         booked = False
         for command, answer in zip(commands, answers, strict=True):
+            for alert in answer.alerts:
+                _log.warning("%s", alert_text(alert))
             # A settlement that was said before in part is rare; its entries may then be seen twice.
             if isinstance(command, Settle) and answer.outcome == "done" and command.entries:
                 self._recent.add(command.entries)

@@ -143,8 +143,7 @@ def _outlook(one: Mapping[str, Any], now_s: float) -> Text:
     rate = burn_per_s(one, now_s)
     said = []
     if rate:
-        day = rate * Decimal(_DAY_S)
-        said.append(f"{_amount(one, str(round(day, 4) if one['unit'] == 'usd' else round(day)))} a day")
+        said.append(f"{_amount(one, str(rate * Decimal(_DAY_S)))} a day")
     if one["forecast"] is not None and rate:
         said.append(f"{_amount(one, one['forecast'])} at its end")
     over = Decimal(one["spent"]) + Decimal(one["unknown"]) >= Decimal(one["limit"])
@@ -159,10 +158,11 @@ def _outlook(one: Mapping[str, Any], now_s: float) -> Text:
 
 
 def _amount(one: Mapping[str, Any], text: str) -> str:
-    if one["unit"] != "usd":
-        return number(int(Decimal(text)))
     value = Decimal(text)
-    return f"${value:.2f}" if value == 0 or abs(value) >= Decimal("0.01") else f"${value.normalize():f}"
+    if one["unit"] != "usd":
+        return number(round(value))
+    # Below a cent two digits that say something.
+    return f"${value:.2f}" if value == 0 or abs(value) >= Decimal("0.01") else f"${Decimal(f'{value:.1e}'):f}"
 
 
 def _exact(ledger: Ledger, value: int) -> str:

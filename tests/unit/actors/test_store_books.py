@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -169,6 +170,17 @@ async def test_too_many_waiting_commands_are_refused(store: Store, monkeypatch: 
     monkeypatch.setattr(store_module, "BOOKS_COMMANDS_MAX", 1)
     with pytest.raises(CapacityError):
         await store.apply_books([Void(hold_id="h1", at_s=NOON), Void(hold_id="h2", at_s=NOON)])
+
+
+async def test_a_budget_near_its_end_is_said_once(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """In the log of the store, where whoever looks after it sees it; with the amounts."""
+    caplog.set_level(logging.WARNING, "actors.store")
+    for number, nano in enumerate((700, 200, 50)):
+        await store.apply_books([a_settle(None, an_entry(f"e{number}", nano))])
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "the day budget of team 'research' is near its end: $0.0000009 of $0.000001"
+    ]
 
 
 async def test_usage_and_reconciliation_are_of_what_was_booked(store: Store) -> None:
