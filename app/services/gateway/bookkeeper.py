@@ -12,11 +12,12 @@ import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from app.domain.books.budgets import Owners
-from app.domain.books.entries import Answer, Command, Hold, Refusal, Settle, UsageEntry
-from app.domain.errors import GatewayError, InternalError, QuotaError
+from app.domain.books.entries import Answer, Command, Hold, Settle, UsageEntry
+from app.domain.books.refusals import exhausted
+from app.domain.crash_points import CrashPoint, passes
+from app.domain.errors import GatewayError, InternalError
 from app.domain.ports import Books, Clock
 from app.services.gateway.purses import Ceiling, Purse, Ticket
 
@@ -153,7 +154,7 @@ class Bookkeeper:
                 raise InternalError("the books do not answer", remedy="try again in a few seconds") from None
             raise
         if answer.refusal is not None:
-            raise _exhausted(answer.refusal)
+            raise exhausted(answer.refusal)
         return purse.take_one(hold, ceiling)
 
     def _return(self, purse: Purse, hold: Hold, done: asyncio.Future[Answer]) -> None:
@@ -189,6 +190,8 @@ class Bookkeeper:
                 await asyncio.sleep(RETRY_PAUSE_S)
             else:
                 self._failing = False
+                if any(isinstance(command, Settle) for command in commands):
+                    passes(CrashPoint.SETTLED)
                 return answers
 
     def _take(self, hold: Hold, answer: Answer, outbox: _Outbox) -> None:
@@ -212,24 +215,3 @@ class Bookkeeper:
     def _now_s(self) -> float:
         # Wall clock, as the books have it: a hold's life is compared with theirs.
         return self._clock.wall_s()
-
-
-def _exhausted(refusal: Refusal) -> QuotaError:
-    """Return the refusal of a budget: waiting a little is worth nothing, so it names no time to come back."""
-    whose = f"the {refusal.window} budget of {refusal.owner_kind} {refusal.owner_name!r}"
-    if refusal.reason == "unpriced":
-        return QuotaError(
-            f"{whose} limits money, and the price of this model is unknown",
-            limit=refusal.budget_id,
-            retry_after_s=None,
-            remedy="configure its price under `prices:`, or ask for another model",
-        )
-    resets = (
-        "" if refusal.resets_s is None else f"wait until {datetime.fromtimestamp(refusal.resets_s, UTC):%F %R} UTC, "
-    )
-    return QuotaError(
-        f"{whose} has no room for this call",
-        limit=refusal.budget_id,
-        retry_after_s=None,
-        remedy=f"{resets}ask for less, or have the budget raised",
-    )

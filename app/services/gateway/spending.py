@@ -7,7 +7,7 @@ the books are never below the provider's bill.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
 
@@ -15,19 +15,15 @@ from app.domain.accounts import Orchestra
 from app.domain.books.budgets import OwnerKind, Owners
 from app.domain.books.entries import Ending, UsageEntry
 from app.domain.books.money import usd_from_nano
-from app.domain.books.prices import PriceRow, ceiling_nano, find_row, price_nano
+from app.domain.books.prices import PriceRow, ceiling_nano, price_nano
 from app.domain.chat import NO_USAGE, Usage
 from app.domain.leases import PermitReport
 from app.domain.ports import Clock
 from app.services.gateway.bookkeeper import Bookkeeper
 from app.services.gateway.permits import Permit
 from app.services.gateway.purses import Ceiling, Ticket
+from app.services.pricing import INPUT_MARGIN, PriceList, saved_nano, without_answer
 from app.services.roster import SnapshotRoster
-
-INPUT_MARGIN = 2
-"""Estimates of input tokens err; the ceiling holds so many times the estimate."""
-PRICE_DAY_S = 60.0
-"""How long a looked-up price row is believed: rows change at midnight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,13 +89,11 @@ class Spending:
         self._roster = roster
         self._clock = clock
         self._open: dict[str, _Open] = {}
-        self._prices: dict[tuple[str, str], PriceRow | None] = {}
-        self._prices_of: Orchestra | None = None
-        self._prices_s = 0.0
+        self._prices = PriceList(roster.orchestra, clock)
 
     async def begin(self, permit: Permit, provider: str, billing: Billing, extent: Extent) -> None:
         """See ``Spends``."""
-        price, now_s = self._price(permit.model, provider), self._clock.wall_s()
+        price, now_s = self._prices.find(permit.model, provider), self._clock.wall_s()
         input_tokens = extent.input_tokens * INPUT_MARGIN
         ceiling = Ceiling(
             ceiling_nano(input_tokens, extent.output_tokens_max, price), input_tokens + extent.output_tokens_max
@@ -118,7 +112,7 @@ class Spending:
 
     def cached(self, billing: Billing, model: str, usage: Usage) -> None:
         """See ``Spends``."""
-        price = self._price(model, "")
+        price = self._prices.find(model, "")
         saved = price_nano(usage, price, at_s=self._clock.wall_s())
         self._keeper.note(
             UsageEntry(
@@ -138,7 +132,7 @@ class Spending:
 
     def cost_usd(self, model: str, provider: str, usage: Usage) -> str | None:
         """See ``Spends``."""
-        nano = price_nano(usage, self._price(model, provider), at_s=self._clock.wall_s())
+        nano = price_nano(usage, self._prices.find(model, provider), at_s=self._clock.wall_s())
         return None if nano is None else usd_from_nano(nano)
 
     def _entry(self, found: _Open, permit: Permit, report: PermitReport) -> UsageEntry:
@@ -156,29 +150,13 @@ class Spending:
             usage=usage,
             cost_nano=0 if usage == NO_USAGE else cost,
             price_id=found.price.price_id if found.price is not None else None,
-            savings_nano=self._saved(usage, found, cost),
+            savings_nano=saved_nano(usage, found.price, cost, at_s=found.sent_s),
             duration_s=report.duration_s,
             ttft_s=report.ttft_s,
             request_id=found.billing.request_id,
             trace_id=found.billing.trace_id,
             error_kind=report.error.kind.value if report.error is not None else "",
         )
-
-    def _saved(self, usage: Usage, found: _Open, cost: int | None) -> int:
-        """Return what the provider's prompt cache saved: the same input at the full price, less what it cost."""
-        if not usage.cache_read_tokens or cost is None:
-            return 0
-        full = price_nano(replace(usage, cache_read_tokens=0), found.price, at_s=found.sent_s)
-        return max(0, (full or 0) - cost)
-
-    def _price(self, model: str, provider: str) -> PriceRow | None:
-        orchestra, now_s = self._roster.orchestra(), self._clock.wall_s()
-        if orchestra is not self._prices_of or abs(now_s - self._prices_s) > PRICE_DAY_S:
-            self._prices, self._prices_of, self._prices_s = {}, orchestra, now_s
-        key = model, provider
-        if key not in self._prices:
-            self._prices[key] = find_row(orchestra.prices, model=model, provider=provider or None, at_s=now_s)
-        return self._prices[key]
 
 
 def _outcome(report: PermitReport, extent: Extent) -> tuple[Ending, Usage]:
@@ -188,10 +166,7 @@ def _outcome(report: PermitReport, extent: Extent) -> tuple[Ending, Usage]:
         return Ending.ANSWERED, report.usage
     if report.ending == "cancelled":
         return Ending.CANCELLED, report.usage if report.usage != NO_USAGE else most
-    error = report.error
-    if error is None or error.billed is None:
-        return Ending.UNKNOWN, most
-    return Ending.FAILED, most if error.billed else NO_USAGE
+    return without_answer(report.error, most)
 
 
 @lru_cache(maxsize=16)
