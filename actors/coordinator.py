@@ -26,6 +26,8 @@ from app.services.dispatch import CallProgress, Dispatcher
 from app.services.prompts import Prompts
 from app.services.roster import SnapshotRoster
 
+FIRST_EPOCH = 1
+"""Of whoever accepts a run; 0 are the runs of versions that knew no owners."""
 RUNS_MAX = 1_000
 """Runs conducted at once; more are refused with a time to come back."""
 TEXT_BYTES_MAX = 256 * 1024
@@ -56,11 +58,12 @@ class Coordinator:
         self._roster = SnapshotRoster()
         self._prompts = Prompts.load()
         hosts = HostHandles(namespace)
+        self._name = f"coordinator-{uuid.uuid4().hex[:12]}"
         self._dispatcher = Dispatcher(
             hosts,
             self._roster,
             self._clock,
-            owner=f"coordinator-{uuid.uuid4().hex[:12]}",
+            owner=self._name,
             on_progress=self._note_progress,
             on_silence=self._directory.suspect,
         )
@@ -96,6 +99,7 @@ class Coordinator:
             request=request,
             created_s=now_s,
             updated_s=now_s,
+            epoch=FIRST_EPOCH,
         )
         record = await self._journal.create_run(new)
         if record.run_id == new.run_id:
@@ -129,6 +133,7 @@ class Coordinator:
             assumptions += tuple(f"{question.question} {question.default}" for question in open_questions)
             open_questions = []
         goes_on = not open_questions
+        record = await self._take(record)
         record = replace(
             record,
             status=RunStatus.ACCEPTED if goes_on else RunStatus.NEEDS_ANSWERS,
@@ -154,8 +159,12 @@ class Coordinator:
         if not record.status.ended:
             # It waits for answers, or its conductor was cancelled before it had begun.
             await self._ready()
-            record = await self._make(record).withdraw()
+            record = await self._make(await self._take(record)).withdraw()
         return record
+
+    async def _take(self, record: RunRecord) -> RunRecord:
+        """Become the run's conductor: writes of whoever was it before are refused from now on."""
+        return await self._journal.take_run(record.run_id, record.epoch, self._name)
 
     def _conduct(self, record: RunRecord, *, first: bool) -> None:
         conductor = self._make(record)
@@ -205,11 +214,19 @@ class Coordinator:
             try:
                 for run_id in await self._journal.unfinished_runs():
                     if run_id not in self._tasks:
-                        self._conduct(await self._journal.get_run(run_id), first=False)
+                        await self._take_up(run_id)
                 return
             except GatewayError as error:
                 _log.warning("the journal does not answer: %s", error.message)
                 await asyncio.sleep(RECONNECT_S)
+
+    async def _take_up(self, run_id: str) -> None:
+        try:
+            taken = await self._take(await self._journal.get_run(run_id))
+        except ConflictError as error:
+            _log.warning("left alone: %s", error.message)
+        else:
+            self._conduct(taken, first=False)
 
     async def _watch_directory(self) -> None:
         version = -1

@@ -169,20 +169,23 @@ class StoreHandle:
     async def update_run(self, record: RunRecord, events: Sequence[RunEvent]) -> None:
         await self._write("update_run", record, list(events))
 
-    async def record_plan(self, run_id: str, plan: Plan, events: Sequence[RunEvent]) -> None:
-        await self._write("record_plan", run_id, plan, list(events))
+    async def take_run(self, run_id: str, epoch: int, owner: str) -> RunRecord:
+        return cast("RunRecord", await self._actor.ask("take_run", run_id, epoch, owner))
 
-    async def record_task(self, run_id: str, task: TaskRecord, events: Sequence[RunEvent]) -> None:
-        await self._write("record_task", run_id, task, list(events))
+    async def record_plan(self, run_id: str, plan: Plan, events: Sequence[RunEvent], epoch: int = 0) -> None:
+        await self._write("record_plan", run_id, plan, list(events), epoch)
 
-    async def record_calls(self, calls: Sequence[CallRecord]) -> None:
-        await self._write("record_calls", list(calls))
+    async def record_task(self, run_id: str, task: TaskRecord, events: Sequence[RunEvent], epoch: int = 0) -> None:
+        await self._write("record_task", run_id, task, list(events), epoch)
+
+    async def record_calls(self, calls: Sequence[CallRecord], commands: Sequence[Command] = (), epoch: int = 0) -> None:
+        await self._write("record_calls", list(calls), list(commands), epoch)
 
     async def calls_of(self, run_id: str) -> Sequence[CallRecord]:
         return cast("list[CallRecord]", await self._actor.ask("calls_of", run_id))
 
-    async def append_events(self, events: Sequence[RunEvent]) -> None:
-        await self._write("append_events", list(events))
+    async def append_events(self, events: Sequence[RunEvent], epoch: int = 0) -> None:
+        await self._write("append_events", list(events), epoch)
 
     async def events_after(self, run_id: str, seq: int, *, wait_s: float) -> Sequence[RunEvent]:
         answer = await self._actor.ask("events_after", run_id, seq, wait_s, timeout_s=wait_s + CONTROL_TIMEOUT_S)

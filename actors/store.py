@@ -26,17 +26,21 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.domain.alert_text import alert_text
+from actors.repeat_keys import RepeatRows
 from app.domain.books.budgets import BudgetSpec
 from app.domain.books.entries import Answer, Command, Expire, Hold, Settle
 from app.domain.books.figures import BudgetFigures, Difference, ExportRow, ReconcileLine
 from app.domain.books.prices import PriceRow
+from app.domain.books.refusals import exhausted
 from app.domain.books.usage import UsageQuery, UsageRow
+from app.domain.crash_points import CrashPoint, passes
 from app.domain.errors import CapacityError, GatewayError
 from app.domain.limiter_state import SavedLimiter
 from app.domain.live_usage import LiveUsage, RecentUsage
 from app.domain.plan import Plan
+from app.domain.repeats import Claim
 from app.domain.run import CallRecord, RunEvent, RunRecord, TaskRecord
-from app.storage import books_checks, budgets, journal, ledger, usage_queries
+from app.storage import books_checks, budgets, journal, ledger, repeats, usage_queries
 from app.storage.books_reads import as_of_one_moment, has_overdue
 from app.storage.data_dir import hold_directory
 from app.storage.database import open_database, open_for_reading
@@ -79,6 +83,7 @@ class Store:
         self._recent = RecentUsage(secrets.token_hex(4))
         self._booked = asyncio.Event()
         self._expiring: asyncio.Task[None] | None = None
+        self._repeats = RepeatRows(lambda command: self._write(command, ()), wall_s)
 
     async def ping(self) -> str:
         """Return "ok" once a commit went through."""
@@ -93,26 +98,55 @@ class Store:
         """Replace the run's row and append events in one transaction."""
         await self._write(lambda connection: journal.update_run(connection, record), events)
 
-    async def record_plan(self, run_id: str, plan: Plan, events: Sequence[RunEvent]) -> None:
-        """Append a plan version and events in one transaction."""
-        await self._write(lambda connection: journal.record_plan(connection, run_id, plan), events)
+    async def take_run(self, run_id: str, epoch: int, owner: str) -> RunRecord:
+        """Make ``owner`` the run's conductor in place of that of ``epoch``; raises ConflictError, NotFoundError."""
+        return await self._write(lambda connection: journal.take_run(connection, run_id, epoch, owner), ())
 
-    async def record_task(self, run_id: str, task: TaskRecord, events: Sequence[RunEvent]) -> None:
-        """Write one task and append events in one transaction."""
-        await self._write(lambda connection: journal.record_task(connection, run_id, task), events)
-
-    async def record_calls(self, calls: Sequence[CallRecord]) -> None:
-        """Write the rows of provider calls in one transaction."""
+    async def record_plan(self, run_id: str, plan: Plan, events: Sequence[RunEvent], epoch: int = 0) -> None:
+        """Append a plan version and events in one transaction; raises ConflictError where the epoch is over."""
 
         def write(connection: Connection) -> None:
+            journal.require_epoch(connection, [run_id], epoch)
+            journal.record_plan(connection, run_id, plan)
+
+        await self._write(write, events)
+
+    async def record_task(self, run_id: str, task: TaskRecord, events: Sequence[RunEvent], epoch: int = 0) -> None:
+        """Write one task and append events in one transaction; raises ConflictError where the epoch is over."""
+
+        def write(connection: Connection) -> None:
+            journal.require_epoch(connection, [run_id], epoch)
+            journal.record_task(connection, run_id, task)
+
+        await self._write(write, events)
+
+    async def record_calls(self, calls: Sequence[CallRecord], commands: Sequence[Command] = (), epoch: int = 0) -> None:
+        """Write the rows of provider calls and apply the books' commands, all in one transaction or not at all.
+
+        Raises:
+            ConflictError: the epoch is over.
+            QuotaError: a budget has no room for a hold.
+        """
+        now_s = self._wall_s()
+        timed = [_at(command, now_s) for command in commands]
+
+        def write(connection: Connection) -> list[Answer]:
+            journal.require_epoch(connection, (call.run_id for call in calls), epoch)
+            answers = ledger.apply(connection, timed)
+            for answer in answers:
+                if answer.refusal is not None:
+                    raise exhausted(answer.refusal)
             for call in calls:
                 journal.record_call(connection, call)
+            return answers
 
-        await self._write(write, ())
+        self._tell_booked(commands, await self._write(write, ()))
 
-    async def append_events(self, events: Sequence[RunEvent]) -> None:
-        """Append progress events."""
-        await self._write(lambda connection: None, events)
+    async def append_events(self, events: Sequence[RunEvent], epoch: int = 0) -> None:
+        """Append progress events; raises ConflictError where the epoch is over."""
+        await self._write(
+            lambda connection: journal.require_epoch(connection, (event.run_id for event in events), epoch), events
+        )
 
     async def write_batch(self, commands: Sequence[tuple[str, tuple[Any, ...]]]) -> list[GatewayError | None]:
         """Do several writes that came in one call; each stands for itself, and its error is its own answer.
@@ -246,10 +280,35 @@ class Store:
         now_s = self._wall_s()
         if not await self._read(lambda connection: has_overdue(connection, now_s)):
             return 0
+        passes(CrashPoint.RECOVERING)
         (answer,) = await self.apply_books([Expire(at_s=now_s)])
+        passes(CrashPoint.RECOVERED)
         if answer.count:
             _log.warning("%d holds of dead processes count as spent until somebody knows better", answer.count)
         return answer.count
+
+    async def claim_repeat(self, claim: Claim, wait_s: float) -> repeats.Found:
+        """Give an idempotency key to whoever asks first; the others wait for the answer; see ``repeat_keys``."""
+        return await self._repeats.claim(claim, wait_s)
+
+    async def renew_repeats(self, held: Sequence[Claim]) -> None:
+        """Hear that these calls are still being made."""
+        await self._repeats.renew(held)
+
+    async def finish_repeat(self, held: Claim, answer: str | None) -> repeats.Found:
+        """Keep a keyed call's answer and wake who waits for it; the first one stands."""
+        return await self._repeats.finish(held, answer)
+
+    async def forget_repeat(self, held: Claim) -> None:
+        """Free the key of a call that failed."""
+        await self._repeats.forget(held)
+
+    async def expire_repeats(self) -> int:
+        """Forget answers whose day is over; return how many that were."""
+        now_s = self._wall_s()
+        if not await self._read(lambda connection: repeats.has_overdue(connection, now_s)):
+            return 0
+        return await self._write(lambda connection: repeats.expire(connection, now_s), ())
 
     async def close(self) -> None:
         """Write what is queued and let go of the directory."""
@@ -274,6 +333,7 @@ class Store:
         while True:
             try:
                 await self.expire_holds()
+                await self.expire_repeats()
             except GatewayError as error:
                 _log.warning("overdue holds were not looked for: %s", error.message)
             except Exception:  # noqa: BLE001  outermost edge of the task: the next look may succeed
@@ -308,6 +368,11 @@ class Store:
         now_s = self._wall_s()
         timed = [_at(command, now_s) for command in commands]
         answers = await self._write(lambda connection: ledger.apply(connection, timed), ())
+        self._tell_booked(commands, answers)
+        return answers
+
+    def _tell_booked(self, commands: Sequence[Command], answers: Sequence[Answer]) -> None:
+        """Wake who watches entries live."""
         booked = False
         for command, answer in zip(commands, answers, strict=True):
             for alert in answer.alerts:
@@ -319,7 +384,6 @@ class Store:
         if booked:
             self._booked.set()
             self._booked = asyncio.Event()
-        return answers
 
     async def _write(self, command: Callable[[Connection], journal.Value], events: Sequence[RunEvent]) -> journal.Value:
         def run(connection: Connection) -> journal.Value:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from actors import cluster
 from actors.clock import SystemClock
+from app.domain.books.budgets import Owners
 from app.domain.calls import ModelCall
 from app.domain.chat import Json, Usage
 from app.domain.errors import UpstreamError
@@ -28,6 +29,7 @@ from app.domain.run import RunRecord, RunRequest, RunStatus, TaskRecord, TaskSta
 from app.services.context import RunContext
 from app.services.judge import Judge
 from app.services.prompts import Prompts
+from app.services.run_books import RunBooks
 from app.services.run_caller import RunCaller, RunLimits
 from app.services.run_log import RunLog
 from app.services.task_flow import TaskFlow
@@ -178,6 +180,7 @@ async def flow_of(plan: Plan, run_id: str, opened: stage.Stage) -> TaskFlow:
         opened.dispatcher,
         opened.store,
         clock,
+        books=RunBooks(lambda: opened.orchestra, clock, Owners(tenant=opened.orchestra.tenant, run=run_id)),
         limits=RunLimits(tokens_max=None, retry_share=0.2),
         on_failure=_say_failure,
     )

@@ -113,6 +113,10 @@ class AccountSpec:
         return dict(self.models).get(model)
 
 
+OnUnknown = Literal["retry", "hold"]
+"""Where nobody knows whether a lost call was billed: buy it again, or let a person decide."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteSpec:
     """Models for one task type, best first."""
@@ -120,6 +124,8 @@ class RouteSpec:
     task_type: str
     primary: tuple[str, ...]
     fallback: tuple[str, ...] = ()
+    on_unknown: OnUnknown | None = None
+    """None: as the coordinator's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +147,8 @@ class CoordinatorSpec:
     """Ask only if cost_if_wrong x probability_default_wrong reaches this (prompts.md 7.2)."""
     retry_share: float = 0.2
     """Retry budget of a run as a share of its planned calls, at least 3."""
+    on_unknown: OnUnknown = "retry"
+    """For calls that a crash of ours left on their way; a route may say otherwise for its tasks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

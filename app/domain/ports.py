@@ -16,6 +16,7 @@ from app.domain.leases import Exchange, Exchanged
 from app.domain.live_usage import LiveUsage
 from app.domain.load import LoadRow
 from app.domain.plan import Plan
+from app.domain.repeats import Claim, Claimed, KeptAnswer
 from app.domain.run import CallRecord, RunEvent, RunRecord, RunRequest, TaskRecord
 from app.domain.views import AccountView, LiveCheck, ReloadReport
 
@@ -104,6 +105,29 @@ class Books(Protocol):
         """Apply commands in order, in one transaction, and return once they are on disk; each may be repeated."""
 
 
+class RepeatKeys(Protocol):
+    """Idempotency keys of all replicas, with the answers; implemented by ``actors/repeat_keys``.
+
+    Every method may be repeated, and raises InternalError where the store cannot be asked.
+    """
+
+    async def claim(self, claim: Claim, *, wait_s: float) -> Claimed:
+        """Take the key, or say who has it, waiting up to ``wait_s`` seconds while that is somebody else.
+
+        Whoever is told NEW holds the key, says so with ``renew`` within ``LEASE_S``, and ends with ``finish`` or
+        ``forget``.
+        """
+
+    async def renew(self, held: Sequence[Claim]) -> None:
+        """Say that these calls are still being made."""
+
+    async def finish(self, held: Claim, answer: KeptAnswer) -> KeptAnswer:
+        """Keep the answer for a day; returns the one that stands: another's, where somebody took over and was first."""
+
+    async def forget(self, held: Claim) -> None:
+        """Let go of the key: the call failed."""
+
+
 class UsageBooks(Protocol):
     """The ledger, for whoever looks: people and their tools; implemented by ``actors/handles``."""
 
@@ -145,7 +169,19 @@ class Roster(Protocol):
 
 
 class Journal(Protocol):
-    """Durable state of runs; implemented by the store actor's handle. Every method is committed when it returns."""
+    """Durable state of runs; implemented by the store actor's handle. Every method is committed when it returns.
+
+    Every write of a conductor names the epoch in which it took the run, and raises ConflictError once somebody else
+    has taken it: nothing is written then. 0 is a run that nobody has taken.
+    """
+
+    async def take_run(self, run_id: str, epoch: int, owner: str) -> RunRecord:
+        """Become the run's conductor in place of that of ``epoch``; later writes name the epoch of what is returned.
+
+        Raises:
+            NotFoundError: there is no such run.
+            ConflictError: somebody else took it meanwhile.
+        """
 
     async def create_run(self, record: RunRecord) -> RunRecord:
         """Record a new run; with a known idempotency key return the run that has it instead.
@@ -163,19 +199,23 @@ class Journal(Protocol):
     async def update_run(self, record: RunRecord, events: Sequence[RunEvent]) -> None:
         """Replace the run's row (not its tasks or plan) and append events in one transaction."""
 
-    async def record_plan(self, run_id: str, plan: Plan, events: Sequence[RunEvent]) -> None:
+    async def record_plan(self, run_id: str, plan: Plan, events: Sequence[RunEvent], epoch: int = 0) -> None:
         """Append an immutable plan version."""
 
-    async def record_task(self, run_id: str, task: TaskRecord, events: Sequence[RunEvent]) -> None:
+    async def record_task(self, run_id: str, task: TaskRecord, events: Sequence[RunEvent], epoch: int = 0) -> None:
         """Write one task's row and append events in one transaction."""
 
-    async def record_calls(self, calls: Sequence[CallRecord]) -> None:
-        """Write or replace the rows of provider calls, in one transaction."""
+    async def record_calls(self, calls: Sequence[CallRecord], commands: Sequence[Command] = (), epoch: int = 0) -> None:
+        """Write or replace the rows of provider calls and apply the books' commands, all in one transaction.
+
+        Raises:
+            QuotaError: a budget has no room for a hold among the commands; nothing is written.
+        """
 
     async def calls_of(self, run_id: str) -> Sequence[CallRecord]:
         """Return every recorded call of the run, oldest first."""
 
-    async def append_events(self, events: Sequence[RunEvent]) -> None:
+    async def append_events(self, events: Sequence[RunEvent], epoch: int = 0) -> None:
         """Append progress events. The store numbers them: ``seq`` in the argument is ignored."""
 
     async def events_after(self, run_id: str, seq: int, *, wait_s: float) -> Sequence[RunEvent]:

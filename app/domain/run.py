@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Literal, cast
 
+from app.domain.books.budgets import Owners
 from app.domain.chat import NO_USAGE, Json, Usage
 from app.domain.plan import Plan, ProducedBy, Question, TaskEvaluation
 
@@ -64,6 +65,10 @@ class RunRequest:
     """Ceiling over all calls of the run, input and output."""
     plan_only: bool = False
     idempotency_key: str | None = None
+    budget_usd: str | None = None
+    """Most that the run may cost, as decimal text; None: no ceiling of its own."""
+    buyers: Owners = field(default_factory=Owners)
+    """On whose behalf it is; kept apart from what is asked, so that it makes no other request of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +230,8 @@ class RunRecord:
     tasks: tuple[TaskRecord, ...] = ()
     document: dict[str, Json] | None = None
     """The result document once there is one."""
+    epoch: int = 0
+    """Which of its conductors, from 1, this copy belongs to: the store refuses writes of earlier ones."""
 
     @property
     def clock_starts_s(self) -> float:
@@ -248,6 +255,8 @@ class CallState(StrEnum):
     """Ended without an answer; ``error`` says whether it was billed."""
     UNKNOWN = "unknown"
     """Nobody can say whether it was billed."""
+    HELD = "held"
+    """As unknown, and a person decides whether it is bought again."""
     CANCELLED = "cancelled"
 
 

@@ -13,14 +13,15 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
-from app.domain.accounts import Orchestra
+from app.domain.accounts import OnUnknown, Orchestra
 from app.domain.calls import CallAnswer, ModelCall
 from app.domain.chat import Json, Usage
-from app.domain.errors import DeadlineError, GatewayError, UpstreamError
+from app.domain.errors import CancelledError, DeadlineError, GatewayError, UpstreamError
 from app.domain.merging import concatenated
 from app.domain.plan import Plan, ProducedBy, TaskEvaluation
 from app.domain.ports import Clock, Journal, ModelCaller
 from app.domain.run import (
+    CallRecord,
     ResultDocument,
     RunEvent,
     RunRecord,
@@ -33,11 +34,14 @@ from app.services.clarify import Clarifier
 from app.services.context import RUN_TIMEOUT_S, RunContext
 from app.services.dispatch import CallProgress
 from app.services.evaluate import Evaluator
+from app.services.held_calls import is_held, new_questions, ruling_on, without_rulings
 from app.services.judge import Judge
 from app.services.merge import Merger
 from app.services.plan import Planner
 from app.services.prompts import Prompts
+from app.services.run_books import RunBooks
 from app.services.run_caller import RunCaller, RunLimits
+from app.services.run_journal import RunJournal
 from app.services.run_log import RunLog
 from app.services.run_report import Seen, questions_json, result_document
 from app.services.task_flow import Played, TaskFlow
@@ -85,9 +89,21 @@ class Conductor:
     def __init__(self, record: RunRecord, tools: Tools) -> None:
         self.record = record
         self._tools = tools
-        self.log = RunLog(record.run_id, tools.journal, tools.clock)
+        self._journal = RunJournal(tools.journal, record.run_id, record.epoch, on_lost=self._stop)
+        self._conducting: asyncio.Task[object] | None = None
+        self.log = RunLog(record.run_id, self._journal, tools.clock)
         limits = RunLimits(tokens_max=record.request.tokens_max, retry_share=tools.orchestra.coordinator.retry_share)
-        self.caller = RunCaller(tools.caller, tools.journal, tools.clock, limits=limits, on_failure=self._note_failure)
+        buyers = record.request.buyers
+        owners = replace(buyers, tenant=buyers.tenant or tools.orchestra.tenant, run=record.run_id)
+        self._books = RunBooks(lambda: tools.orchestra, tools.clock, owners)
+        self.caller = RunCaller(
+            tools.caller,
+            self._journal,
+            tools.clock,
+            books=self._books,
+            limits=limits,
+            on_failure=self._note_failure,
+        )
         elapsed_s = tools.clock.wall_s() - record.clock_starts_s
         self._time_left_s = max(0.0, (record.request.timeout_s or RUN_TIMEOUT_S) - elapsed_s)
         # Times of calls are monotonic, those of the document count from acceptance.
@@ -118,19 +134,32 @@ class Conductor:
 
     async def save(self, task: TaskRecord) -> None:
         """Commit one task's row with every line so far."""
-        await self.log.commit(lambda lines: self._tools.journal.record_task(self.record.run_id, task, lines))
+        await self.log.commit(lambda lines: self._journal.record_task(task, lines))
 
     async def conduct(self) -> RunRecord:
         """Go on until the run has ended or waits for answers; return it as journaled.
 
-        Cancelling this ends the run as cancelled, with what it has so far; it then returns normally.
+        Cancelling this ends the run as cancelled, with what it has so far; it then returns normally. Once somebody else
+        conducts the run it stops, writes nothing, and returns what it knew.
         """
+        self._conducting = asyncio.current_task()
+        try:
+            await self._conduct()
+        except CancelledError:
+            if not self._journal.lost:
+                raise
+            _log.warning("%s has another conductor; this one stops", self.record.run_id)
+        with contextlib.suppress(GatewayError):
+            await self.log.close()
+        return self.record
+
+    async def _conduct(self) -> None:
         for note in self._notes:
             self.emit("run.note", text=note)
         try:
             self.caller.remember(await self._tools.journal.calls_of(self.record.run_id))
             async with asyncio.timeout(self._time_left_s):
-                if await self._clarified():
+                if await self._recovered() and await self._clarified():
                     await self._stages_after_questions()
         except TimeoutError:
             await self._finish(self._status_of_tasks(), error=self._late().message)
@@ -141,9 +170,6 @@ class Conductor:
         except Exception:  # noqa: BLE001  outermost edge: a bug must end the run visibly, not leave it hanging
             _log.exception("run %s failed", self.record.run_id)
             await self._finish(RunStatus.FAILED, error="an internal failure; see the coordinator's log")
-        with contextlib.suppress(GatewayError):
-            await self.log.close()
-        return self.record
 
     async def withdraw(self) -> RunRecord:
         """End a run that waits for answers as cancelled."""
@@ -189,19 +215,50 @@ class Conductor:
         await self._evaluated(plan)
         await self._finish(self._status_of_tasks())
 
+    def _stop(self) -> None:
+        """Stop all work at once: the run is somebody else's."""
+        if self._conducting is not None and self._conducting is not asyncio.current_task():
+            self._conducting.cancel()
+
+    async def _recovered(self) -> bool:
+        """Decide on calls that were on their way when an earlier life ended; False where a person must."""
+        held = await self.caller.recover(self._on_unknown, lambda call: ruling_on(self.record, call))
+        if not held:
+            return True
+        asked = new_questions(self.record, held)
+        if self.record.request.assume_defaults:
+            assumed = tuple(f"{one.question} {one.default}" for one in asked if is_held(one.id))
+            new = tuple(text for text in assumed if text not in self.record.assumptions)
+            self._set(questions=asked, assumptions=self.record.assumptions + new)
+            await self.log.commit(self._update_run)
+            return await self._recovered()
+        self._set(questions=asked)
+        answered = dict(self.record.answers)
+        self.emit("run.questions", questions=questions_json([one for one in asked if one.id not in answered]))
+        await self._finish(RunStatus.NEEDS_ANSWERS)
+        return False
+
+    def _on_unknown(self, call: CallRecord) -> OnUnknown:
+        orchestra = self._tools.orchestra
+        types = {task.id: task.task_type for task in self._plan.tasks} if self._plan else {}
+        task_type = types.get(call.task_id or "")
+        route = next((route for route in orchestra.routes if route.task_type == task_type), None)
+        return (route.on_unknown if route else None) or orchestra.coordinator.on_unknown
+
     async def _clarified(self) -> bool:
         """Ask what must be known; False where the run waits for answers."""
-        if self._plan is not None or self.record.answers or self.record.assumptions:
+        answers, assumptions = without_rulings(self.record)
+        if self._plan is not None or answers or assumptions:
             return True
         await self._enter(RunStatus.CLARIFYING)
         clarifier = Clarifier(self.caller, self._tools.orchestra, self._tools.prompts)
         clarification = await self._stage("clarify", lambda: clarifier.clarify(self._context))
         assume = self.record.request.assume_defaults
         asked = () if assume else clarification.questions
-        assumptions = clarification.assumptions
+        assumptions = self.record.assumptions + clarification.assumptions
         if assume:
             assumptions += tuple(f"{question.question} {question.default}" for question in clarification.questions)
-        self._set(questions=asked, assumptions=assumptions)
+        self._set(questions=self.record.questions + asked, assumptions=assumptions)
         if not asked:
             return True
         self.emit("run.questions", questions=questions_json(asked))
@@ -213,18 +270,18 @@ class Conductor:
             return self._plan
         await self._enter(RunStatus.PLANNING)
         planner = Planner(self.caller, self._tools.orchestra, self._tools.prompts)
-        planned = await self._stage(
-            "plan", lambda: planner.plan(self._context, self.record.answers, self.record.assumptions)
-        )
+        answers, assumptions = without_rulings(self.record)
+        planned = await self._stage("plan", lambda: planner.plan(self._context, answers, assumptions))
         self._plan = plan = planned.plan
         self._context = self._context.with_plan(plan, self._tools.orchestra)
         self._set(plan=plan)
         self.emit("plan.ready", None, None, **planned.to_json())
-        await self.log.commit(lambda lines: self._tools.journal.record_plan(self.record.run_id, plan, lines))
+        await self.log.commit(lambda lines: self._journal.record_plan(plan, lines))
         return plan
 
     async def _played(self, plan: Plan) -> None:
         await self._enter(RunStatus.RUNNING)
+        self._books.task_types = {task.id: task.task_type for task in plan.tasks}
         self._flow = TaskFlow(
             plan=plan,
             context=self._context,
@@ -336,7 +393,7 @@ class Conductor:
         return result_document(self.record, seen, self.caller, self._tools.orchestra, status=status, error=error)
 
     async def _update_run(self, lines: Sequence[RunEvent]) -> None:
-        await self._tools.journal.update_run(self.record, lines)
+        await self._journal.update_run(self.record, lines)
 
     def _set(self, **changes: Any) -> None:
         self.record = replace(self.record, updated_s=self._tools.clock.wall_s(), **changes)

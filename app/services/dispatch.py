@@ -56,6 +56,10 @@ class CallProgress:
         return {"reason": self.reason, "retry_after_s": round(self.seconds, 1)}
 
 
+class StoppedUnsentError(asyncio.CancelledError):
+    """The waiting task was cancelled before the call was offered to any account: certainly nothing was bought."""
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class _Waiting:
     call: ModelCall
@@ -144,6 +148,10 @@ class Dispatcher:
                 return await waiting.answer
         except TimeoutError:
             raise self._too_late(waiting) from None
+        except asyncio.CancelledError:
+            if waiting.submitted:
+                raise
+            raise StoppedUnsentError from None
         finally:
             self._withdraw(waiting)
 
@@ -349,7 +357,8 @@ class Dispatcher:
             self._on_progress(CallProgress(call=item.call, kind="waiting", seconds=start_in_s, reason=reason))
 
     def _too_late(self, item: _Waiting) -> GatewayError:
-        if item.started_ns:
+        # Offered to an account that has not said yet whether it took it: it may have been sent.
+        if item.submitted:
             return DeadlineError(f"{item.account} did not answer within {item.call.deadline_s:.0f} s")
         return CapacityError(f"no account could start the call within {item.call.deadline_s:.0f} s", retry_after_s=5.0)
 

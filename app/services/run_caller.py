@@ -1,31 +1,45 @@
-"""One run's way to the models: keeps its books, its ceilings and its progress lines.
+"""One run's way to the models: keeps its calls, its ceilings and its progress lines.
 
-Wraps the dispatcher for a single run. Every provider call of the run passes here exactly once, so usage, cost and the
-schedule report are sums over what this class saw, and nothing else counts anything. Decides no routing.
+Wraps the dispatcher for a single run. Every provider call of the run passes here exactly once, in two commits: the call
+as sent together with the hold of its ceiling, before anything leaves; how it ended together with its entry in the
+books, after. Usage and cost of the run and its tasks are sums over the calls' rows, which say what their entries say.
+Decides no routing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from typing import Protocol
 
+from app.domain.accounts import OnUnknown
+from app.domain.books.entries import Command
 from app.domain.calls import CallAnswer, ModelCall
 from app.domain.chat import NO_USAGE, ChatRequest, ChatResult, Usage
 from app.domain.errors import (
     CallLostError,
     DeadlineError,
     GatewayError,
+    InternalError,
     Retry,
     TokenBudgetError,
     UpstreamError,
 )
 from app.domain.estimate import estimate_tokens
-from app.domain.ports import Clock, Journal, ModelCaller
+from app.domain.ports import Clock, ModelCaller
+from app.domain.recovery import LOST_MAX, Decision, EndpointClass, RecoveryPolicy, Ruling, recover
 from app.domain.retries import FREE_REFUSALS
 from app.domain.run import CallRecord, CallState
+from app.services.dispatch import StoppedUnsentError
+from app.services.run_books import Ended, RunBooks
+
+LOST = "its conductor died while it was on its way"
+"""Stands as the error of such a call."""
+_AGAIN = re.compile(r"(?:/(?:try|life)\d+)+$")
 
 TRIES_MAX = 6
 """Accounts tried for one call."""
@@ -50,6 +64,13 @@ class CallSpan:
     answer: CallAnswer
 
 
+class CallJournal(Protocol):
+    """Where calls are recorded; implemented by ``run_journal``."""
+
+    async def record_calls(self, calls: Sequence[CallRecord], commands: Sequence[Command]) -> None:
+        """Write calls and apply the books' commands in one transaction; raises QuotaError where one has no room."""
+
+
 class RunCaller:
     """The port ``ModelCaller`` for one run.
 
@@ -57,6 +78,7 @@ class RunCaller:
         inner: The dispatcher.
         journal: Where calls are recorded before they are sent and when they end.
         clock: Time.
+        books: What its calls cost.
         limits: The run's ceilings.
         on_failure: Told of every failed try, and whether another follows.
 
@@ -66,28 +88,64 @@ class RunCaller:
     def __init__(
         self,
         inner: ModelCaller,
-        journal: Journal,
+        journal: CallJournal,
         clock: Clock,
         *,
+        books: RunBooks,
         limits: RunLimits,
         on_failure: Callable[[ModelCall, UpstreamError, bool], None],
     ) -> None:
         self._inner = inner
         self._journal = journal
         self._clock = clock
+        self._books = books
         self._tokens_max = limits.tokens_max
         self._retry_share = limits.retry_share
         self._on_failure = on_failure
         self._retries = 0
         self._tokens_reserved = 0
         self._records: dict[str, CallRecord] = {}
-        self._paid: dict[str | None, dict[str, CallRecord]] = {}
+        self._booked: dict[str | None, dict[str, CallRecord]] = {}
+        self._given_up: set[str] = set()
         self.spans: list[CallSpan] = []
 
     def remember(self, records: Sequence[CallRecord]) -> None:
         """Take over the calls of earlier lives of the run: they count, and their answers are not bought again."""
         for record in records:
             self._keep(record)
+
+    async def recover(
+        self, on_unknown: Callable[[CallRecord], OnUnknown], ruling_of: Callable[[CallRecord], Ruling | None]
+    ) -> Sequence[CallRecord]:
+        """Decide on calls that an earlier life left on their way; return those that wait for a person.
+
+        What was held for them counts as spent until somebody knows better.
+        """
+        changed, held = [], []
+        for record in list(self._records.values()):
+            policy = RecoveryPolicy(
+                on_unknown=on_unknown(record),
+                lost_before=self._times_lost(record),
+                ruling=ruling_of(record),
+            )
+            # Every endpoint is taken for opaque until its account says what it offers.
+            decision = recover(record, EndpointClass.OPAQUE, policy)
+            if decision is not Decision.KEEP:
+                state = CallState.HELD if decision is Decision.ASK else CallState.UNKNOWN
+                changed.append(replace(record, state=state, settled_s=self._clock.wall_s(), error=LOST))
+            if decision is Decision.ASK:
+                held.append(changed[-1])
+        if changed:
+            for record in changed:
+                self._keep(record)
+            await self._journal.record_calls(changed, [self._books.forgotten()])
+        # What was given up in an earlier life stays given up.
+        self._given_up |= {
+            _work_of(one.key)
+            for one in self._records.values()
+            if one.error == LOST and (ruling_of(one) == "give_up" or self._times_lost(one) > LOST_MAX)
+        }
+        return held
 
     async def call(self, call: ModelCall) -> CallAnswer:
         """Get one answer, from whichever account can give it; errors as the port says, and TokenBudgetError.
@@ -96,6 +154,8 @@ class RunCaller:
         that cost nothing (a limit, a dead key) and calls that died with our own actor are bounded by ``TRIES_MAX``
         alone. What an earlier life of the run bought for exactly this request is returned from the journal.
         """
+        if call.call_id in self._given_up:
+            raise InternalError(f"{call.purpose} was lost on its way and given up", remedy="retry the task")
         replayed = self._replayed(call)
         if replayed is not None:
             return replayed
@@ -122,6 +182,16 @@ class RunCaller:
     async def _try(self, call: ModelCall, number: int) -> CallAnswer:
         ceiling = _ceiling(call.request)
         self._reserve(call, ceiling)
+        try:
+            record = await self._begin(call, number)
+            answer = await self._sent(record, call)
+        finally:
+            self._tokens_reserved -= ceiling
+        self.spans.append(CallSpan(call=call, answer=answer))
+        return answer
+
+    async def _begin(self, call: ModelCall, number: int) -> CallRecord:
+        """Record a call as sent with the hold of its ceiling: on disk before anything leaves, or not at all."""
         now_s = self._clock.wall_s()
         record = CallRecord(
             key=call.call_id,
@@ -137,58 +207,68 @@ class RunCaller:
             tries=number,
         )
         try:
-            await self._record(record)
+            await self._journal.record_calls([record], [self._books.hold(call)])
+        except asyncio.CancelledError:
+            # The write may be on its way; it is followed by one that takes it back.
+            await self._finish(self._books.unsent(record, CallState.CANCELLED))
+            raise
+        self._keep(record)
+        return record
+
+    async def _sent(self, record: CallRecord, call: ModelCall) -> CallAnswer:
+        try:
             answer = await self._inner.call(call)
         except GatewayError as error:
-            await self._record(self._failed(record, error))
+            await self._finish(self._books.failed(record, call, error))
             raise
+        except StoppedUnsentError:
+            await self._finish(self._books.unsent(record, CallState.CANCELLED))
+            raise asyncio.CancelledError from None
         except asyncio.CancelledError:
-            # Stopped on its way: the provider may have billed some of it.
-            await self._record(replace(record, state=CallState.CANCELLED, settled_s=self._clock.wall_s()))
+            await self._finish(self._books.cancelled(record, call))
             raise
-        finally:
-            self._tokens_reserved -= ceiling
-        self.spans.append(CallSpan(call=call, answer=answer))
-        await self._record(self._done(record, answer))
-        return answer
+        ended = self._books.answered(record, call, answer)
+        await self._finish(ended)
+        return replace(answer, cost_usd=ended.record.cost_usd)
 
-    async def _record(self, record: CallRecord) -> None:
-        self._keep(record)
-        await self._journal.record_calls([record])
+    async def _finish(self, ended: Ended) -> None:
+        self._keep(ended.record)
+        await self._journal.record_calls([ended.record], ended.commands)
 
     def _keep(self, record: CallRecord) -> None:
         self._records[record.key] = record
-        if record.state is CallState.DONE:
-            self._paid.setdefault(record.task_id, {})[record.key] = record
+        if record.usage is not None:
+            self._booked.setdefault(record.task_id, {})[record.key] = record
 
     def _may_retry(self, error: UpstreamError) -> bool:
         # A call lost with its account's actor is our failure: it must not eat the budget for the providers'.
         if error.kind in FREE_REFUSALS or isinstance(error, CallLostError):
             return True
-        allowed = max(RETRIES_MIN, int(len(self._bought(None)) * self._retry_share))
+        done = sum(record.state is CallState.DONE for record in self._records.values())
+        allowed = max(RETRIES_MIN, int(done * self._retry_share))
         self._retries += 1
         return self._retries <= allowed
 
     def usage(self, task_id: str | None = None) -> Usage:
-        """Return the sum over the run, earlier lives included, or over one task."""
+        """Return what is booked for the run, earlier lives included, or for one task."""
         total = NO_USAGE
-        for record in self._bought(task_id):
+        for record in self._bookings(task_id):
             total = total.plus(record.usage or NO_USAGE)
         return total
 
     def cost_usd(self, task_id: str | None = None) -> str | None:
-        """Return the summed cost as decimal text; None where any call's price is unknown."""
+        """Return the booked cost as decimal text; None where any call's price is unknown."""
         total = Decimal(0)
-        for record in self._bought(task_id):
+        for record in self._bookings(task_id):
             if record.cost_usd is None:
                 return None
             total += Decimal(record.cost_usd)
         return format(total, "f")
 
-    def _bought(self, task_id: str | None) -> list[CallRecord]:
+    def _bookings(self, task_id: str | None) -> list[CallRecord]:
         if task_id is not None:
-            return list(self._paid.get(task_id, {}).values())
-        return [record for records in self._paid.values() for record in records.values()]
+            return list(self._booked.get(task_id, {}).values())
+        return [record for records in self._booked.values() for record in records.values()]
 
     def _unused_key(self, call_id: str) -> str:
         """Return a key that no row has: what an earlier life sent must stay in the books beside what this one sends."""
@@ -233,23 +313,9 @@ class RunCaller:
                 )
         self._tokens_reserved += ceiling
 
-    def _failed(self, record: CallRecord, error: GatewayError) -> CallRecord:
-        unknown = isinstance(error, UpstreamError) and error.billed is None
-        state = CallState.UNKNOWN if unknown else CallState.FAILED
-        return replace(record, state=state, settled_s=self._clock.wall_s(), error=error.message)
-
-    def _done(self, record: CallRecord, answer: CallAnswer) -> CallRecord:
-        return replace(
-            record,
-            state=CallState.DONE,
-            account=answer.account,
-            model=answer.model,
-            provider_id=answer.result.provider_id,
-            usage=answer.usage,
-            cost_usd=answer.cost_usd,
-            answer=answer.result.text,
-            settled_s=self._clock.wall_s(),
-        )
+    def _times_lost(self, record: CallRecord) -> int:
+        work = _work_of(record.key)
+        return sum(one.error == LOST and _work_of(one.key) == work for one in self._records.values())
 
 
 def _ceiling(request: ChatRequest) -> int:
@@ -258,3 +324,8 @@ def _ceiling(request: ChatRequest) -> int:
 
 def _request_sha(request: ChatRequest) -> str:
     return hashlib.sha256(repr(request).encode()).hexdigest()
+
+
+def _work_of(key: str) -> str:
+    """Return the id of the call that a key is a try, or a later life, of."""
+    return _AGAIN.sub("", key)

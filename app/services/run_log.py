@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from app.domain.chat import Json
 from app.domain.errors import GatewayError
-from app.domain.ports import Clock, Journal
+from app.domain.ports import Clock
 from app.domain.run import RunEvent
 
 FLUSH_S = 0.05
@@ -23,18 +24,25 @@ LINES_MAX = 10_000
 _log = logging.getLogger(__name__)
 
 
+class EventJournal(Protocol):
+    """Where lines go; implemented by ``run_journal``."""
+
+    async def append_events(self, events: Sequence[RunEvent]) -> None:
+        """Append them in one transaction."""
+
+
 class RunLog:
     """Collects lines and writes them.
 
     Args:
         run_id: Whose lines these are.
-        journal: Where they go.
+        journal: Where they go, in the name of the run's conductor.
         clock: Stamps them.
 
     Not thread-safe: the conductor's event loop is the lock.
     """
 
-    def __init__(self, run_id: str, journal: Journal, clock: Clock) -> None:
+    def __init__(self, run_id: str, journal: EventJournal, clock: Clock) -> None:
         self._run_id = run_id
         self._journal = journal
         self._clock = clock

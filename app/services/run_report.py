@@ -54,7 +54,7 @@ def result_document(
         results=_results(seen),
         evaluation=seen.evaluation,
         assumptions=_assumptions(record, seen.plan),
-        questions=record.questions if status is RunStatus.NEEDS_ANSWERS else (),
+        questions=_open_questions(record) if status is RunStatus.NEEDS_ANSWERS else (),
         usage=caller.usage(),
         cost_usd=caller.cost_usd(),
         schedule=_schedule(seen, caller.spans, orchestra),
@@ -84,6 +84,11 @@ def questions_json(questions: Sequence[Question]) -> list[Json]:
 def _assumptions(record: RunRecord, plan: Plan | None) -> tuple[str, ...]:
     planned = plan.assumptions if plan is not None else ()
     return record.assumptions + tuple(text for text in planned if text not in record.assumptions)
+
+
+def _open_questions(record: RunRecord) -> tuple[Question, ...]:
+    answered = dict(record.answers)
+    return tuple(question for question in record.questions if question.id not in answered)
 
 
 _REPORTED: dict[TaskState, Literal["completed", "failed", "skipped"]] = {

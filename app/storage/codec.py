@@ -11,6 +11,7 @@ from typing import TypeVar
 import orjson
 from pydantic import TypeAdapter
 
+from app.domain.books.budgets import Owners
 from app.domain.chat import Json, Usage
 from app.domain.plan import Plan, Question
 from app.domain.run import RunRequest
@@ -22,12 +23,29 @@ PLAN = TypeAdapter(Plan)
 USAGE = TypeAdapter(Usage)
 QUESTIONS = TypeAdapter(tuple[Question, ...])
 ANSWERS = TypeAdapter(tuple[tuple[str, str], ...])
+BUYERS = TypeAdapter(Owners)
 STRINGS = TypeAdapter(tuple[str, ...])
+
+ADDED_LATER = ("budget_usd",)
+"""Fields of a request that the first version did not have."""
 
 
 def dump(adapter: TypeAdapter[Value], value: Value) -> str:
     """Return ``value`` as JSON text."""
     return adapter.dump_json(value).decode()
+
+
+def dump_request(request: RunRequest) -> str:
+    """Return a run's request as JSON text.
+
+    Who asks has a column of its own. What is left out is as if it had never been known, so that a key of an older
+    version still names the same request.
+    """
+    values = REQUEST.dump_python(request, mode="json", exclude={"buyers"})
+    for name in ADDED_LATER:
+        if values[name] is None:
+            del values[name]
+    return orjson.dumps(values).decode()
 
 
 def load(adapter: TypeAdapter[Value], text: str) -> Value:

@@ -6,14 +6,18 @@ connection of their own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from sqlalchemy import Connection, Row, and_, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, func, insert, or_, select, update
 
+from app.domain.books.budgets import EVERYONE, BudgetSpec, OwnerKind, Owners, Window, owner_word
+from app.domain.books.money import nano_from_usd
 from app.domain.errors import ConflictError, NotFoundError
 from app.domain.run import CallRecord, CallState, RunEvent, RunRecord, RunStatus, TaskRecord, TaskState
 from app.storage import codec, tables
+from app.storage.budget_rows import find_specs, put_specs
 from app.storage.upsert import ignoring, replacing
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ _PUT_LIMITER = replacing(tables.limiter_state)
 _PUT_PLAN = ignoring(tables.plan)
 _PUT_BLOB = ignoring(tables.blob)
 _PUT_EVENTS = insert(tables.event)
+_EPOCH = select(tables.run.c.owner_epoch).where(tables.run.c.id == bindparam("of_run")).with_for_update()
 _LAST_SEQ = select(func.max(tables.event.c.seq)).where(tables.event.c.run_id == bindparam("of_run"))
 
 REMEDY_NO_RUN = "list the runs with `tutti projects list` or GET /v1/projects"
@@ -39,7 +44,7 @@ def create_run(connection: Connection, record: RunRecord) -> RunRecord:
     Raises:
         ConflictError: the key was used with another request.
     """
-    request = codec.dump(codec.REQUEST, record.request)
+    request = codec.dump_request(record.request)
     sha = codec.sha256(request.encode())
     key = record.request.idempotency_key
     if key is not None:
@@ -66,19 +71,60 @@ def create_run(connection: Connection, record: RunRecord) -> RunRecord:
             questions=codec.dump(codec.QUESTIONS, record.questions),
             answers=codec.dump(codec.ANSWERS, record.answers),
             assumptions=codec.dump(codec.STRINGS, record.assumptions),
+            owner_epoch=record.epoch,
+            buyers=codec.dump(codec.BUYERS, record.request.buyers),
         )
     )
+    if record.request.budget_usd is not None:
+        _put_budget(connection, record.run_id, nano_from_usd(record.request.budget_usd))
     return record
 
 
+def take_run(connection: Connection, run_id: str, epoch: int, owner: str) -> RunRecord:
+    """Make ``owner`` the run's conductor in place of that of ``epoch``; said again by the same, it is a no-op.
+
+    Raises:
+        NotFoundError: there is no such run.
+        ConflictError: somebody else took it meanwhile.
+    """
+    run = tables.run.c
+    taken = connection.execute(
+        update(tables.run)
+        .where(
+            run.id == run_id,
+            or_(run.owner_epoch == epoch, and_(run.owner_epoch == epoch + 1, run.owner == owner)),
+        )
+        .values(owner_epoch=epoch + 1, owner=owner)
+    )
+    if taken.rowcount == 0:
+        require_run(connection, run_id)
+        raise _taken(run_id)
+    return get_run(connection, run_id)
+
+
+def require_epoch(connection: Connection, run_ids: Iterable[str], epoch: int) -> None:
+    """Refuse to go on where one of these runs has another conductor by now; raises ConflictError, NotFoundError."""
+    for run_id in sorted(set(run_ids)):
+        found = connection.execute(_EPOCH, {"of_run": run_id}).scalar()
+        if found is None:
+            raise _no_run(run_id)
+        if found != epoch:
+            raise _taken(run_id)
+
+
 def update_run(connection: Connection, record: RunRecord) -> None:
-    """Replace the run's own row; its tasks and plans stay."""
+    """Replace the run's own row; its tasks and plans stay.
+
+    Raises:
+        NotFoundError: there is no such run.
+        ConflictError: somebody else conducts it by now.
+    """
     document_sha = None
     if record.document is not None:
         document_sha = put_blob(connection, codec.dump_json(record.document).encode())
     done = connection.execute(
         update(tables.run)
-        .where(tables.run.c.id == record.run_id)
+        .where(tables.run.c.id == record.run_id, tables.run.c.owner_epoch == record.epoch)
         .values(
             status=record.status.value,
             updated_s=record.updated_s,
@@ -89,7 +135,8 @@ def update_run(connection: Connection, record: RunRecord) -> None:
         )
     )
     if done.rowcount == 0:
-        raise _no_run(record.run_id)
+        require_run(connection, record.run_id)
+        raise _taken(record.run_id)
 
 
 def get_run(connection: Connection, run_id: str) -> RunRecord:
@@ -294,13 +341,41 @@ def _no_run(run_id: str) -> NotFoundError:
     return NotFoundError(f"there is no run {run_id!r}", param="run_id", remedy=REMEDY_NO_RUN)
 
 
+def _taken(run_id: str) -> ConflictError:
+    return ConflictError(
+        f"the run {run_id!r} has another conductor by now", param="run_id", remedy="nothing: it is looked after"
+    )
+
+
+def _put_budget(connection: Connection, run_id: str, limit_nano: int) -> None:
+    """Put the run's own ceiling in force; one that is for every run holds beside it, and the lower one wins."""
+    everyone = [
+        spec
+        for spec in find_specs(connection, [owner_word(OwnerKind.RUN, EVERYONE)])
+        if spec.window is Window.TOTAL and spec.hard
+    ]
+    limits = [limit_nano, *(spec.limit_nano for spec in everyone if spec.limit_nano is not None)]
+    tokens = [spec.limit_tokens for spec in everyone if spec.limit_tokens is not None]
+    spec = BudgetSpec(
+        owner_kind=OwnerKind.RUN,
+        owner_name=run_id,
+        window=Window.TOTAL,
+        limit_nano=min(limits),
+        limit_tokens=min(tokens, default=None),
+    )
+    put_specs(connection, [spec], configured=False)
+
+
 def _run(
     row: Row[tuple[object, ...]], *, plan: Plan | None, tasks: tuple[TaskRecord, ...], document: bytes | None
 ) -> RunRecord:
     return RunRecord(
         run_id=row.id,
         status=RunStatus(row.status),
-        request=codec.load(codec.REQUEST, row.request),
+        request=replace(
+            codec.load(codec.REQUEST, row.request),
+            buyers=codec.load(codec.BUYERS, row.buyers) if row.buyers else Owners(),
+        ),
         created_s=row.created_s,
         updated_s=row.updated_s,
         plan=plan,
@@ -309,6 +384,7 @@ def _run(
         assumptions=codec.load(codec.STRINGS, row.assumptions),
         tasks=tasks,
         document=None if document is None else codec.load_json(document),
+        epoch=row.owner_epoch,
     )
 
 

@@ -40,6 +40,9 @@ run = Table(
     Column("answers", Text, nullable=False),
     Column("assumptions", Text, nullable=False),
     Column("document_sha", String),
+    Column("owner_epoch", Integer, nullable=False, server_default="0"),
+    Column("owner", String),
+    Column("buyers", Text),
 )
 Index("run_by_created", run.c.created_s)
 Index("run_by_status", run.c.status)

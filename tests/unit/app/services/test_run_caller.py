@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
+from app.domain.accounts import OnUnknown
+from app.domain.books.budgets import Owners
+from app.domain.books.entries import Command, Ending, Expire, Hold, Settle, Void
+from app.domain.books.prices import PriceRow, Rates
 from app.domain.calls import CallAnswer, ModelCall
 from app.domain.chat import ChatRequest, ChatResult, Message, Role, Usage
-from app.domain.errors import CallLostError, GatewayError, TokenBudgetError, UpstreamError, UpstreamKind
+from app.domain.errors import (
+    CallLostError,
+    CapacityError,
+    GatewayError,
+    InternalError,
+    QuotaError,
+    TokenBudgetError,
+    UpstreamError,
+    UpstreamKind,
+)
+from app.domain.recovery import LOST_MAX, Ruling
 from app.domain.run import CallRecord, CallState
-from app.services.run_caller import RETRIES_MIN, TRIES_MAX, RunCaller, RunLimits
+from app.services.dispatch import StoppedUnsentError
+from app.services.run_books import RunBooks
+from app.services.run_caller import LOST, RETRIES_MIN, TRIES_MAX, RunCaller, RunLimits
 from tests.fakes.clock import RunningClock
+from tests.fakes.models import STRICT, orchestra
 
 Outcome = GatewayError | Usage
+PRICE = PriceRow(price_id="m@1", model="m", rates=Rates(input="0", output="25000"))
+OWNERS = Owners(tenant="acme", key="ci", run="r")
+HALF_A_DOLLAR = 500_000_000
 
 
 class Inner:
@@ -34,7 +56,7 @@ class Inner:
             model="m",
             result=ChatResult(text="ok", usage=outcome),
             usage=outcome,
-            cost_usd="0.5",
+            cost_usd=None,
             queued_at_s=0.0,
             started_at_s=1.0,
             finished_at_s=2.0,
@@ -43,13 +65,18 @@ class Inner:
 
 
 class Records:
-    """The journal's calls, newest state last."""
+    """The journal's calls, newest state last, and what the books were told with them."""
 
     def __init__(self) -> None:
         self.states: list[tuple[str, CallState]] = []
         self.rows: list[CallRecord] = []
+        self.commands: list[Command] = []
+        self.refuse = False
 
-    async def record_calls(self, calls: Sequence[CallRecord]) -> None:
+    async def record_calls(self, calls: Sequence[CallRecord], commands: Sequence[Command]) -> None:
+        if self.refuse:
+            raise QuotaError("no room", limit="b", retry_after_s=None)
+        self.commands.extend(commands)
         self.rows.extend(calls)
         self.states.extend((call.key, call.state) for call in calls)
 
@@ -73,9 +100,16 @@ def a_caller(
     tokens_max: int | None = None,
     note: Callable[[ModelCall, UpstreamError, bool], None] = lambda call, error, again: None,
 ) -> RunCaller:
-    journal = records or Records()
-    limits = RunLimits(tokens_max=tokens_max, retry_share=0.2)
-    return RunCaller(inner, journal, RunningClock(), limits=limits, on_failure=note)  # type: ignore[arg-type]  # calls only
+    clock = RunningClock()
+    known = replace(orchestra(replace(STRICT, name="m")), prices=(PRICE,))
+    return RunCaller(
+        inner,
+        records or Records(),
+        clock,
+        books=RunBooks(lambda: known, clock, OWNERS),
+        limits=RunLimits(tokens_max=tokens_max, retry_share=0.2),
+        on_failure=note,
+    )
 
 
 def failure(kind: UpstreamKind, account: str = "bad", *, billed: bool | None = False) -> UpstreamError:
@@ -198,3 +232,156 @@ async def test_what_an_earlier_life_sent_stays_in_the_books_beside_the_new_try()
     await caller.call(a_call())
 
     assert [key for key, _state in records.states] == ["r/t1/task/1/life2", "r/t1/task/1/life2"]
+
+
+async def test_a_call_and_its_hold_go_to_the_journal_before_anything_leaves() -> None:
+    """A process killed after sending has left a bill: its ceiling must be in the books by then."""
+    records = Records()
+    told: list[tuple[CallState, int]] = []
+
+    class Watching(Inner):
+        async def call(self, call: ModelCall) -> CallAnswer:
+            told.extend((state, len(records.commands)) for _key, state in records.states)
+            return await super().call(call)
+
+    await a_caller(Watching(USED), records=records).call(a_call())
+
+    assert told == [(CallState.SENT, 1)]
+    hold, settle = records.commands
+    assert isinstance(hold, Hold)
+    assert isinstance(settle, Settle)
+    assert (hold.hold_id, hold.owners, hold.covers) == (settle.hold_id, OWNERS, ("r/t1/task/1",))
+    assert hold.amount_nano == 100 * HALF_A_DOLLAR // 20, "all 100 tokens of output that it may have"
+    assert hold.expires_s > hold.at_s + a_call().deadline_s
+    (entry,) = settle.entries
+    assert (entry.ending, entry.usage, entry.cost_nano, entry.price_id) == (
+        Ending.ANSWERED,
+        USED,
+        HALF_A_DOLLAR,
+        "m@1",
+    )
+    assert (entry.owners, entry.task_id, entry.account, entry.model) == (OWNERS, "t1", "a", "m")
+    assert records.rows[-1].cost_usd == "0.5", "the row says what its entry says"
+
+
+async def test_a_budget_without_room_stops_the_call_before_it_is_sent() -> None:
+    """Nothing is recorded, nothing is sent, and the caller hears whose budget it is."""
+    inner, records = Inner(USED), Records()
+    records.refuse = True
+    caller = a_caller(inner, records=records)
+
+    with pytest.raises(QuotaError):
+        await caller.call(a_call())
+
+    assert (inner.calls, records.rows, caller.cost_usd()) == ([], [], "0")
+
+
+@pytest.mark.parametrize(
+    ("error", "ending", "cost_nano"),
+    [
+        (failure(UpstreamKind.REFUSED), Ending.FAILED, 0),
+        (failure(UpstreamKind.REFUSED, billed=True), Ending.FAILED, 100 * HALF_A_DOLLAR // 20),
+        (failure(UpstreamKind.INVALID_REQUEST, billed=None), Ending.UNKNOWN, 100 * HALF_A_DOLLAR // 20),
+        (InternalError("gone"), Ending.UNKNOWN, 100 * HALF_A_DOLLAR // 20),
+    ],
+)
+async def test_a_failed_call_is_booked_as_all_that_it_may_have_cost(
+    error: GatewayError, ending: Ending, cost_nano: int
+) -> None:
+    """The books must never be below the provider's bill; the run's own figures say the same."""
+    records = Records()
+    caller = a_caller(Inner(error), records=records)
+
+    with pytest.raises(GatewayError):
+        await caller.call(a_call())
+
+    settle = records.commands[-1]
+    assert isinstance(settle, Settle)
+    assert [(entry.ending, entry.cost_nano) for entry in settle.entries] == [(ending, cost_nano)]
+    assert caller.cost_usd() == ("2.5" if cost_nano else "0")
+
+
+async def test_a_call_that_nobody_took_gives_its_hold_back() -> None:
+    """No account could take it: nothing was sent, nothing is owed."""
+    records = Records()
+
+    with pytest.raises(CapacityError):
+        await a_caller(Inner(CapacityError("all full")), records=records).call(a_call())
+
+    assert isinstance(records.commands[-1], Void)
+    assert records.states[-1][1] is CallState.FAILED
+
+
+@pytest.mark.parametrize(("stopped", "kind"), [(asyncio.CancelledError, Settle), (StoppedUnsentError, Void)])
+async def test_a_stopped_call_is_booked_by_how_far_it_came(stopped: type[BaseException], kind: type[Command]) -> None:
+    """What was on its way may be billed; what still waited for an account is not."""
+
+    class Stopped(Inner):
+        async def call(self, call: ModelCall) -> CallAnswer:
+            raise stopped
+
+    records = Records()
+    with pytest.raises(asyncio.CancelledError) as ended:
+        await a_caller(Stopped(USED), records=records).call(a_call())
+
+    assert type(ended.value) is asyncio.CancelledError, "a time limit around the call knows no other"
+    assert isinstance(records.commands[-1], kind)
+    assert records.states[-1][1] is CallState.CANCELLED
+
+
+def sent_rows(times: int = 1) -> list[CallRecord]:
+    """Return a call on its way, after as many earlier ones were lost as say so."""
+    row = CallRecord(key="r/t1/task/1", run_id="r", task_id="t1", purpose="task", attempt=1, state=CallState.SENT)
+    lost = [
+        replace(row, key=f"r/t1/task/1/life{life}", state=CallState.UNKNOWN, error=LOST) for life in range(2, times + 1)
+    ]
+    return [*lost, row]
+
+
+async def recovered(
+    rows: Sequence[CallRecord], *, on_unknown: OnUnknown = "retry", ruling: Ruling | None = None
+) -> tuple[RunCaller, Inner, Records, Sequence[CallRecord]]:
+    inner, records = Inner(USED), Records()
+    caller = a_caller(inner, records=records)
+    caller.remember(rows)
+    held = await caller.recover(lambda call: on_unknown, lambda call: ruling)
+    return caller, inner, records, held
+
+
+async def test_a_call_of_a_dead_conductor_becomes_unknown_and_is_bought_anew() -> None:
+    """What was held for it counts as spent, and the second purchase has a hold of its own."""
+    caller, inner, records, held = await recovered(sent_rows())
+
+    await caller.call(a_call())
+
+    assert not held
+    assert records.states[0] == ("r/t1/task/1", CallState.UNKNOWN)
+    assert isinstance(records.commands[0], Expire)
+    assert records.commands[0].holder == "run/r"
+    assert [call.call_id for call in inner.calls] == ["r/t1/task/1/life2"]
+
+
+async def test_a_held_call_waits_and_is_bought_again_only_when_a_person_says_so() -> None:
+    """At most one bill without a decision, and exactly the decision after it."""
+    _caller, _inner, records, held = await recovered(sent_rows(), on_unknown="hold")
+    assert [call.state for call in held] == [CallState.HELD]
+
+    again, inner, _records, held = await recovered(records.rows, on_unknown="hold", ruling="buy_again")
+    await again.call(a_call())
+    given_up, refused, _records, _held = await recovered(records.rows, on_unknown="hold", ruling="give_up")
+
+    assert (len(held), len(inner.calls)) == (0, 1)
+    with pytest.raises(InternalError, match="given up"):
+        await given_up.call(a_call())
+    assert refused.calls == []
+
+
+async def test_a_call_that_took_its_conductor_with_it_too_often_is_never_sent_again() -> None:
+    """Also not in the life after the one that gave it up."""
+    caller, inner, records, _held = await recovered(sent_rows(LOST_MAX + 1))
+    later, inner_later, _records, _held = await recovered([*sent_rows(LOST_MAX + 1)[:-1], *records.rows])
+
+    for one in (caller, later):
+        with pytest.raises(InternalError, match="given up"):
+            await one.call(a_call())
+    assert inner.calls + inner_later.calls == []
