@@ -65,12 +65,17 @@ def prices_of(
         if row.provider is None:
             starts[row.model] = min(row.effective_from, starts.get(row.model, row.effective_from))
     known = [row for model in models for row in _known(model, servings[model.name], table)]
-    kept = [
-        row
-        for row in known
-        if row.provider is not None or row.model not in starts or row.effective_from < starts[row.model]
+    kept = [row for row in known if row.model not in starts or row.effective_from < starts[row.model]]
+    said = {(row.model, row.provider) for row in configured}
+    # Where the table tells providers apart, a row for all of them must stand before each one's.
+    apart = [
+        name_row(replace(general, provider=provider), SOURCE)
+        for general in configured
+        for model, provider in dict.fromkeys((row.model, row.provider) for row in known)
+        if general.provider is None and model == general.model and provider is not None
+        if (model, provider) not in said
     ]
-    return (*kept, *configured)
+    return (*kept, *configured, *apart)
 
 
 def _configured(section: PriceSection, model: str) -> PriceRow:

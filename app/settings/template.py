@@ -106,7 +106,7 @@ coordinator:
 #models:
 #  house-model: {family: llama, tier: standard, structured: json_object, input_usd_per_mtok: 0, output_usd_per_mtok: 0}
 
-## What may be spent, and by whom: checked before every call, for the most it can cost. `tutti budgets` shows what is left.
+## What may be spent: checked before every call, for the most it can cost. `tutti budgets` shows what is left.
 #budgets:
 #  - {for: tenant, window: month, usd: 500.00, time_zone: Europe/Berlin}
 #  - {for: "user:*", window: day, tokens: 2000000, soft: 0.9}

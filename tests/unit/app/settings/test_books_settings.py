@@ -168,6 +168,20 @@ def test_a_configured_price_without_a_day_replaces_the_table() -> None:
     assert [row.rates.input for row in orchestra.prices if row.model == "deepseek-v4-pro"] == ["9"]
 
 
+def test_a_configured_price_holds_at_every_provider() -> None:
+    """Also where the table tells providers apart, unless the configuration does so itself."""
+    orchestra = loaded("""\
+prices:
+  - {model: fast, from: 2026-11-22, input: 7, output: 7}
+  - {model: fast, provider: openai, input: 5, output: 5}
+""")
+
+    assert row_at(orchestra, "fast", "deepseek").rates.input == "7"
+    assert row_at(orchestra, "fast", "deepseek", QUIET_S - 86_400).rates.input == "0.15"
+    assert row_at(orchestra, "fast", "openai").rates.input == "5"
+    assert row_at(orchestra, "fast", "custom").rates.input == "7"
+
+
 def test_prices_said_under_models_are_the_whole_price() -> None:
     """Whoever negotiated a price does not get the table's tiers on top."""
     orchestra = loaded("models: {gpt-5.6-sol: {input_usd_per_mtok: 1, output_usd_per_mtok: 2}}\n")
