@@ -1,0 +1,112 @@
+"""The crash matrix: a process killed at every named point of a call, at every pair, at triples drawn by a seed.
+
+python -m tests.torture.crash_matrix [--triples N] [--seed N] [--page FILE]; exits with 1 on any violation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+
+from benchmarks.report import table
+from tests.fakes.simulated import running_simulator
+from tests.torture import crash_plan
+from tests.torture.crash_play import Case, Played, Stage, simulator_document
+from tests.torture.crash_verdict import rows, violations
+
+CASES = (Case(way="gateway", endpoint="opaque"),)
+AT_ONCE = 3
+"""Calls under way together, in combinations of their own."""
+AT_ONCE_COMBINATIONS = 20
+
+_PAGE = """\
+# Crash matrix
+
+A process that buys is killed (SIGKILL) at a named point of its way, started again on the same files, killed again at
+another point, and so on, then lives to its end. The provider is a process of its own that bills whatever it accepted;
+its bills are compared with the books after every death. `make torture` plays all of it again and writes this page:
+{combinations} combinations, {deaths} deaths, seed {seed}, {day}, Python {python}.
+
+Figures with strokes are by number of planned deaths: one / two / three. Every point alone and every pair are played,
+triples are drawn. *Books below*: moments at which spent + held + unknown was less than the bills; it must be 0.
+
+{table}
+
+{verdict}
+
+- **gateway**: clients of a replica, who ask again until they have an answer; what an attempt that died had held is
+  unknown from then on, and counts as spent.
+- **run**: the calls of a project, which a later life of its conductor takes over from the journal.
+- **opaque** (the default): nobody can ask the provider what became of a call, so a crash between its first byte and our
+  journal buys again: at most as often as calls were under way. **hold**: a person decides instead, and nothing is
+  bought twice. **idempotent**: the provider honours our key, and gives the stored answer. **lookup**: calls are found
+  by our key before they are sent again.
+
+The points, in order: {points}.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m tests.torture.crash_matrix", description=__doc__)
+    parser.add_argument("--triples", type=int, default=60, help="of each case (default 60)")
+    parser.add_argument("--seed", type=int, help="decides the triples (default: a new one each time)")
+    parser.add_argument("--page", type=Path, help="write the page there if nothing was violated")
+    chosen = parser.parse_args(arguments)
+    seed = chosen.seed if chosen.seed is not None else random.randrange(1_000_000)
+    print(f"crash matrix, seed {seed}", flush=True)
+    record = played(chosen.triples, seed)
+    found = [what for each in record for what in violations(each)]
+    print(table(rows(record)))
+    print("\n".join(f"NOT KEPT: {what}" for what in found) or "kept", flush=True)
+    if chosen.page is not None and not found:
+        chosen.page.write_text(page(record, seed), encoding="utf-8")
+    return 1 if found else 0
+
+
+def played(triples: int, seed: int) -> list[Played]:
+    """Play everything; tells how far it is."""
+    record: list[Played] = []
+    with tempfile.TemporaryDirectory(prefix="tutti-crash-", ignore_cleanup_errors=True) as name:
+        file = Path(name) / "provider.yaml"
+        file.write_text(yaml.safe_dump(simulator_document()), encoding="utf-8")
+        with running_simulator(file) as simulator:
+            stage = Stage(simulator, Path(name))
+            for case in CASES:
+                began_s = time.monotonic()
+                combinations = [*crash_plan.singles(), *crash_plan.pairs(), *crash_plan.triples(triples, seed)]
+                record += [stage.play(case, points) for points in combinations]
+                together = Case(way=case.way, endpoint=case.endpoint, calls=AT_ONCE)
+                drawn = crash_plan.triples(AT_ONCE_COMBINATIONS, seed + 1)
+                record += [stage.play(together, points) for points in drawn]
+                print(f"… {case.name}: {time.monotonic() - began_s:.0f} s", flush=True)
+    return record
+
+
+def page(record: Sequence[Played], seed: int) -> str:
+    """Return the page in docs/."""
+    head, *body = rows(record)
+    lines = [head, ["---"] * len(head), *body]
+    return _PAGE.format(
+        combinations=len(record),
+        deaths=sum(len(each.deaths) for each in record),
+        seed=seed,
+        day=f"{datetime.now(UTC):%Y-%m-%d}",
+        python=platform.python_version(),
+        table="\n".join(f"| {' | '.join(line)} |" for line in lines),
+        verdict="Nothing was violated.",
+        points=", ".join(f"`{point}`" for point in crash_plan.LATER),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

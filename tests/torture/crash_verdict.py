@@ -1,0 +1,66 @@
+"""Judges played crash combinations and makes the table of them: a row a case, figures by number of deaths planned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tests.torture.crash_play import Case, Played
+
+ONE_BILL = frozenset({"idempotent", "lookup", "hold"})
+"""Endpoints, and the policy, with which no crash makes a second bill."""
+PARKED = frozenset({"hold"})
+"""Where a call may wait for a person instead of being answered."""
+HEAD = (
+    "who pays, endpoint",
+    "combinations",
+    "deaths",
+    "most bills a call",
+    "billed twice",
+    "not obtained",
+    "books below",
+)
+
+
+def violations(played: Played) -> list[str]:
+    """Return what must not happen and did, with the combination that did it."""
+    case = played.case
+    found = [f"the books were below the bills: {moment}" for moment in played.below]
+    if played.failed:
+        found.append(played.failed)
+    allowed = 0 if case.endpoint in ONE_BILL else case.calls * len(played.deaths)
+    if played.duplicates > allowed:
+        found.append(f"{played.bills.requests} bills for {case.calls} calls and {len(played.deaths)} deaths")
+    if played.obtained < case.calls and case.endpoint not in PARKED:
+        found.append(f"{played.obtained} of {case.calls} answers were obtained")
+    if played.bills.requests < played.obtained:
+        found.append(f"{played.obtained} answers for {played.bills.requests} bills: the count is wrong")
+    return [f"{case.name}, {' + '.join(played.points) or 'no crash'}: {what}" for what in found]
+
+
+def rows(record: Sequence[Played]) -> list[list[str]]:
+    """Return the table's rows, head first."""
+    made: list[list[str]] = [list(HEAD)]
+    for case in dict.fromkeys(played.case for played in record):
+        same = [played for played in record if played.case == case]
+        made.append(
+            [
+                _named(case),
+                _by_length(same, lambda _played: True),
+                str(sum(len(played.deaths) for played in same)),
+                str(max(-(-played.bills.requests // case.calls) for played in same)),
+                _by_length(same, lambda played: played.duplicates > 0),
+                _by_length(same, lambda played: played.obtained < played.case.calls),
+                str(sum(len(played.below) for played in same)),
+            ]
+        )
+    return made
+
+
+def _named(case: Case) -> str:
+    return case.name if case.calls == 1 else f"{case.name}, {case.calls} calls at once"
+
+
+def _by_length(record: Sequence[Played], counts: Callable[[Played], bool]) -> str:
+    """Return how many of them count, by how many deaths they plan."""
+    lengths = sorted({len(played.points) for played in record})
+    return "/".join(str(sum(len(played.points) == each and counts(played) for played in record)) for each in lengths)
