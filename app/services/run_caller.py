@@ -20,6 +20,7 @@ from app.domain.accounts import OnUnknown
 from app.domain.books.entries import Command
 from app.domain.calls import CallAnswer, ModelCall
 from app.domain.chat import NO_USAGE, ChatRequest, ChatResult, Usage
+from app.domain.crash_points import CrashPoint, passes
 from app.domain.errors import (
     CallLostError,
     DeadlineError,
@@ -138,7 +139,9 @@ class RunCaller:
         if changed:
             for record in changed:
                 self._keep(record)
+            passes(CrashPoint.RECOVERING)
             await self._journal.record_calls(changed, [self._books.forgotten()])
+            passes(CrashPoint.RECOVERED)
         # What was given up in an earlier life stays given up.
         self._given_up |= {
             _work_of(one.key)
@@ -206,12 +209,14 @@ class RunCaller:
             sent_s=now_s,
             tries=number,
         )
+        passes(CrashPoint.BEFORE_HOLD)
         try:
             await self._journal.record_calls([record], [self._books.hold(call)])
         except asyncio.CancelledError:
             # The write may be on its way; it is followed by one that takes it back.
             await self._finish(self._books.unsent(record, CallState.CANCELLED))
             raise
+        passes(CrashPoint.HELD)
         self._keep(record)
         return record
 
@@ -233,7 +238,9 @@ class RunCaller:
 
     async def _finish(self, ended: Ended) -> None:
         self._keep(ended.record)
+        passes(CrashPoint.BEFORE_SETTLE)
         await self._journal.record_calls([ended.record], ended.commands)
+        passes(CrashPoint.SETTLED)
 
     def _keep(self, record: CallRecord) -> None:
         self._records[record.key] = record

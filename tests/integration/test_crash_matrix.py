@@ -18,7 +18,7 @@ from tests.torture.crash_play import Case, Stage, simulator_document
 from tests.torture.crash_verdict import violations
 
 SEED = 5
-PAIRS = 4
+PAIRS = 2
 
 
 @pytest.fixture(scope="module")

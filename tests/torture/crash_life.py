@@ -14,26 +14,32 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from actors.account import AccountHost
 from actors.clock import SystemClock
 from actors.store import Store
 from app import settings
-from app.domain.accounts import AccountSpec, Orchestra
-from app.domain.calls import Admission, CallOrder, Collected
+from app.domain.accounts import AccountSpec, OnUnknown, Orchestra
+from app.domain.books.budgets import Owners
+from app.domain.calls import Admission, CallOrder, Collected, ModelCall
 from app.domain.chat import ChatRequest, Message, Role
 from app.domain.errors import GatewayError
 from app.domain.gateway import ANONYMOUS, Candidate
 from app.domain.leases import Exchange, Exchanged
-from app.domain.ports import Upstream
+from app.domain.ports import Journal, Upstream
 from app.domain.retries import RetryBudget
+from app.domain.run import RunRecord, RunRequest, RunStatus
 from app.providers.registry import create
+from app.services.dispatch import Dispatcher
 from app.services.gateway.attempts import Attempts, Bid
 from app.services.gateway.bookkeeper import Bookkeeper
 from app.services.gateway.permits import PermitDesk
 from app.services.gateway.spending import Billing, Spending
 from app.services.roster import SnapshotRoster
+from app.services.run_books import RunBooks
+from app.services.run_caller import RunCaller, RunLimits
+from app.services.run_journal import RunJournal
 from app.settings.crash_points import CRASH_VARIABLE, arm_crash_points
 
 Way = Literal["gateway", "run"]
@@ -46,6 +52,15 @@ LIFE_S = 120.0
 DEADLINE_S = 30.0
 WRONG_BOOKS = 3
 """Exit status of a life that found its books not adding up."""
+
+
+_RUN = RunRecord(
+    run_id="run-1",
+    status=RunStatus.RUNNING,
+    request=RunRequest(text="count bills", idempotency_key="crash"),
+    created_s=0.0,
+    updated_s=0.0,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +125,7 @@ async def _live(life: Life) -> None:
     await store.sync_books(orchestra.budgets, orchestra.prices)
     await store.expire_holds()
     async with _scene(store, orchestra) as scene:
-        await _as_client(life, scene)
+        await (_as_client(life, scene) if life.way == "gateway" else _as_run(life, scene))
     wrong = await store.verify_books()
     await store.close()
     if wrong:
@@ -224,6 +239,61 @@ async def _as_client(life: Life, scene: _Scene) -> None:
         await desk.aclose()
         await keeper.aclose()
         await adapter.aclose()
+
+
+async def _as_run(life: Life, scene: _Scene) -> None:
+    """Do what a run's conductor does: take the run over, decide on what is open, make the calls that are not there."""
+    clock = SystemClock()
+    # The handle adds Ray alone; a conductor's writes are named and shaped the same here.
+    journal = cast("Journal", scene.store)
+    await scene.store.create_run(_RUN)
+    taken = await scene.store.get_run(_RUN.run_id)
+    taken = await scene.store.take_run(_RUN.run_id, taken.epoch, f"conductor-{life.number}")
+    dispatcher = Dispatcher(
+        scene.hosts,
+        scene.roster,
+        clock,
+        owner=f"conductor-{life.number}",
+        on_progress=lambda _progress: None,
+        on_silence=_suspect,
+    )
+    caller = RunCaller(
+        dispatcher,
+        RunJournal(journal, taken.run_id, taken.epoch, on_lost=lambda: None),
+        clock,
+        books=RunBooks(lambda: scene.orchestra, clock, Owners(tenant=scene.orchestra.tenant, run=taken.run_id)),
+        limits=RunLimits(tokens_max=None, retry_share=0.2),
+        on_failure=lambda _call, _error, _again: None,
+    )
+    caller.remember(await scene.store.calls_of(taken.run_id))
+    policy: OnUnknown = "hold" if life.endpoint == "hold" else "retry"
+    if await caller.recover(lambda _call: policy, lambda _call: None):
+        return  # it waits for a person
+    placing = asyncio.create_task(dispatcher.run())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for number in range(life.calls):
+                group.create_task(_work(life, caller, number))
+    finally:
+        placing.cancel()
+        await asyncio.gather(placing, return_exceptions=True)
+
+
+async def _work(life: Life, caller: RunCaller, number: int) -> None:
+    task_id = f"task-{number}"
+    answer = await caller.call(
+        ModelCall(
+            call_id=f"{_RUN.run_id}/{task_id}/task/1",
+            run_id=_RUN.run_id,
+            purpose="task",
+            task_id=task_id,
+            attempt=1,
+            models=(MODEL,),
+            request=the_request(number),
+            deadline_s=DEADLINE_S,
+        )
+    )
+    _answer_of(life, number).write_text(answer.result.text, encoding="utf-8")
 
 
 async def _ask(life: Life, attempts: Attempts, number: int) -> None:

@@ -23,7 +23,11 @@ from tests.torture import crash_plan
 from tests.torture.crash_play import Case, Played, Stage, simulator_document
 from tests.torture.crash_verdict import rows, violations
 
-CASES = (Case(way="gateway", endpoint="opaque"),)
+CASES = (
+    Case(way="gateway", endpoint="opaque"),
+    Case(way="run", endpoint="opaque"),
+    Case(way="run", endpoint="hold"),
+)
 AT_ONCE = 3
 """Calls under way together, in combinations of their own."""
 AT_ONCE_COMBINATIONS = 20
