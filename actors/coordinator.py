@@ -19,6 +19,7 @@ from typing import Any, TypeGuard
 from actors.clock import SystemClock
 from actors.handles import DirectoryHandle, HostHandles, StoreHandle
 from app.domain.accounts import Orchestra
+from app.domain.books.money import is_amount
 from app.domain.errors import CapacityError, ConflictError, GatewayError, RequestError
 from app.domain.run import RunRecord, RunRequest, RunStatus
 from app.services.conduct import Conductor, Tools
@@ -96,7 +97,7 @@ class Coordinator:
         new = RunRecord(
             run_id=f"run-{uuid.uuid4().hex[:20]}",
             status=RunStatus.ACCEPTED,
-            request=request,
+            request=replace(request, buyers=replace(request.buyers, tenant=self._roster.orchestra().tenant)),
             created_s=now_s,
             updated_s=now_s,
             epoch=FIRST_EPOCH,
@@ -285,6 +286,13 @@ def check_request(request: RunRequest) -> None:
     if tokens_max is not None and not (_is_number(tokens_max, int) and tokens_max > 0):
         raise RequestError(
             f"max_tokens_total is {tokens_max!r:.80}, must be a whole number over 0", param="max_tokens_total"
+        )
+    budget_usd: object = request.budget_usd
+    if budget_usd is not None and not (isinstance(budget_usd, str) and is_amount(budget_usd)):
+        raise RequestError(
+            f"budget_usd is {budget_usd!r:.80}, must be an amount over 0 in dollars, as text",
+            param="budget_usd",
+            remedy='write for instance "2.50"',
         )
 
 

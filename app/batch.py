@@ -39,9 +39,9 @@ ANSWERED = frozenset((RunStatus.COMPLETED, RunStatus.PARTIAL))
 Statuses = dict[str, RunStatus]
 """How each line ended, by its key."""
 EPILOG = """\
-A line: {"request_text": "...", "id": "mine", "timeout_s": 600, "max_tokens_total": 50000}; all but the text may be
-missing, and the id is repeated in the result. Started again with the same files, the job does what has no document yet
-and what failed; completed, partial, cancelled and needs_answers lines stay as they are.
+A line: {"request_text": "...", "id": "mine", "timeout_s": 600, "max_tokens_total": 50000, "budget_usd": "1.50"}
+All but the text may be missing, and the id is repeated in the result. Started again with the same files, the job does
+what has no document yet and what failed; completed, partial, cancelled and needs_answers lines stay as they are.
 Exit status: 0 every line has an answer, 2 bad input or configuration, 4 a line has no answer, 130 interrupted."""
 
 
@@ -100,6 +100,7 @@ def read_lines(path: Path) -> Iterator[BatchLine]:
                 assume_defaults=line.assume_defaults,
                 timeout_s=line.timeout_s,
                 tokens_max=line.max_tokens_total,
+                budget_usd=None if line.budget_usd is None else format(line.budget_usd.normalize(), "f"),
                 plan_only=line.plan_only,
                 idempotency_key=key,
             )

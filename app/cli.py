@@ -67,6 +67,12 @@ TokensMax = Annotated[
     int | None,
     typer.Option("--max-tokens-total", metavar="N", min=1, help="Ceiling over all model calls of the run."),
 ]
+BudgetUsd = Annotated[
+    str | None,
+    typer.Option(
+        "--budget-usd", metavar="USD", help="Most that the run may cost: a call that might exceed it is not made."
+    ),
+]
 Server = Annotated[
     str | None,
     typer.Option(
@@ -117,6 +123,7 @@ def run(  # noqa: PLR0913  one parameter an option
     assume_defaults: AssumeDefaults = False,
     timeout: Timeout = None,
     max_tokens_total: TokensMax = None,
+    budget_usd: BudgetUsd = None,
     server: Server = None,
 ) -> None:
     """Conduct a request: plan it, play it on all accounts, judge, merge, evaluate."""
@@ -128,6 +135,7 @@ def run(  # noqa: PLR0913  one parameter an option
             assume_defaults=assume_defaults,
             timeout_s=timeout,
             tokens_max=max_tokens_total,
+            budget_usd=budget_usd,
         )
         target = Target(server=server, config=config, own_cluster=True)
         return await run_commands.run(doors, Conducting(request=request, target=target, as_json=as_json, out=out))
@@ -146,6 +154,7 @@ def plan(  # noqa: PLR0913  one parameter an option
     assume_defaults: AssumeDefaults = False,
     timeout: Timeout = None,
     max_tokens_total: TokensMax = None,
+    budget_usd: BudgetUsd = None,
     server: Server = None,
 ) -> None:
     """Show how a request would be played: tasks, tokens, cost, lower bound. Spends only the planning."""
@@ -157,6 +166,7 @@ def plan(  # noqa: PLR0913  one parameter an option
             assume_defaults=assume_defaults,
             timeout_s=timeout,
             tokens_max=max_tokens_total,
+            budget_usd=budget_usd,
             plan_only=True,
         )
         target = Target(server=server, config=config, own_cluster=True)

@@ -141,6 +141,8 @@ class ResultDocument:
     stages: tuple[StageReport, ...] = ()
     notes: tuple[str, ...] = ()
     """What a user should know: substituted models, the embedded model, missing parts."""
+    budget_usd: str | None = None
+    """The run's own ceiling, if it had one; decimal text."""
     error: str | None = None
 
     def to_json(self) -> dict[str, Json]:

@@ -14,7 +14,9 @@ import orjson
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from app.domain.books.budgets import Owners
 from app.domain.errors import GatewayError
+from app.domain.gateway import ANONYMOUS, Caller
 from app.domain.ports import Desk
 from app.domain.run import RunRecord, RunRequest, RunStatus
 from app.http.body import JsonRoute
@@ -31,6 +33,8 @@ logger = logging.getLogger("tutti.http")
 router = APIRouter(route_class=JsonRoute, tags=["projects"])
 
 IDEMPOTENCY_KEY_CHARS_MAX = 255
+USER_HEADER = "x-tutti-user"
+"""For which user of its key a request is."""
 
 _RUN_ID_DOC = {RUN_ID_HEADER: {"description": "Id of the run.", "schema": {"type": "string"}}}
 
@@ -202,10 +206,19 @@ async def _start(request: Request, body: ProjectRequest, key: str | None) -> Run
             tokens_max=body.max_tokens_total,
             plan_only=body.plan_only,
             idempotency_key=key,
+            budget_usd=None if body.budget_usd is None else format(body.budget_usd.normalize(), "f"),
+            buyers=_buyers(request),
         )
     )
     request.state.run_id = record.run_id
     return record
+
+
+def _buyers(request: Request) -> Owners:
+    """Return on whose behalf the request is: the key's, its team's, and the user that it names."""
+    caller: Caller = getattr(request.state, "caller", ANONYMOUS)
+    user = request.headers.get(USER_HEADER, "").strip()
+    return Owners(team=caller.team, user=user, key=caller.name)
 
 
 async def _document_when_done(desk: Desk, run_id: str, keepalive_s: float) -> AsyncIterator[bytes]:

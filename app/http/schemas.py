@@ -5,11 +5,13 @@ Responses are written by ``wire`` from domain values, not through these models; 
 
 from __future__ import annotations
 
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 SECONDS_MAX = 7 * 86_400
+BUDGET_USD_MAX = 1_000_000_000
 
 
 class Strict(BaseModel):
@@ -26,6 +28,16 @@ def _said(text: str) -> str:
     except UnicodeEncodeError:
         raise ValueError("holds half of a surrogate pair, which is not a character") from None
     return text
+
+
+def _decimal(said: object) -> object:
+    """Return a number or its text as a decimal: JSON has none, and 0.1 means a tenth."""
+    if isinstance(said, bool) or not isinstance(said, int | float | str):
+        return said
+    try:
+        return Decimal(str(said))
+    except InvalidOperation:
+        return said
 
 
 class ProjectRequest(Strict):
@@ -46,6 +58,14 @@ class ProjectRequest(Strict):
     )
     max_tokens_total: int | None = Field(
         default=None, ge=1, description="Ceiling over all model calls of the run, input and output together."
+    )
+    budget_usd: Annotated[Decimal | None, BeforeValidator(_decimal)] = Field(
+        default=None,
+        gt=0,
+        le=BUDGET_USD_MAX,
+        description="Most that the run may cost, in dollars: a call that might exceed it is not made. "
+        "A lower budget for every run, in the configuration, wins.",
+        examples=["2.50"],
     )
     plan_only: bool = Field(default=False, description="Stop after planning: the tasks, their estimate, no work.")
 
@@ -159,6 +179,7 @@ class ResultDocumentOut(Strict):
     schedule: ScheduleOut | None
     stages: list[StageOut]
     notes: list[str]
+    budget_usd: str | None = Field(default=None, description="The run's own ceiling, if it had one; decimal text.")
     error: str | None
 
 
@@ -175,12 +196,23 @@ class ProjectListOut(Strict):
     next_before_s: float | None = Field(description="Pass as `before_s` for the next page; null on the last one.")
 
 
+class BuyersOut(Strict):
+    """On whose behalf a run buys; empty: nobody of that kind."""
+
+    tenant: str
+    team: str
+    user: str
+    key: str
+
+
 class RequestOut(Strict):
     text: str
     assume_defaults: bool
     timeout_s: float | None
     max_tokens_total: int | None
+    budget_usd: str | None
     plan_only: bool
+    started_by: BuyersOut
 
 
 class TaskRowOut(Strict):

@@ -11,6 +11,7 @@ from typing import TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from app.domain.books.budgets import Owners
 from app.domain.chat import Json
 from app.domain.errors import InternalError
 from app.domain.plan import Plan, Question
@@ -20,6 +21,7 @@ from app.domain.views import AccountView, LiveCheck, ReloadReport
 Value = TypeVar("Value")
 
 SUMMARY_CHARS = 200
+BUYERS = ("tenant", "team", "user", "key")
 
 _PLAN = TypeAdapter(Plan)
 _QUESTIONS = TypeAdapter(tuple[Question, ...])
@@ -56,7 +58,9 @@ def project_json(record: RunRecord) -> dict[str, Json]:
             "assume_defaults": request.assume_defaults,
             "timeout_s": request.timeout_s,
             "max_tokens_total": request.tokens_max,
+            "budget_usd": request.budget_usd,
             "plan_only": request.plan_only,
+            "started_by": {name: getattr(request.buyers, name) for name in BUYERS},
         },
         "plan": plain(record.plan) if record.plan else None,
         "questions": [plain(question) for question in record.questions],
@@ -84,6 +88,8 @@ def project_of(body: Mapping[str, Json]) -> RunRecord:
                 timeout_s=cast("float | None", request["timeout_s"]),
                 tokens_max=cast("int | None", request["max_tokens_total"]),
                 plan_only=bool(request["plan_only"]),
+                budget_usd=cast("str | None", request.get("budget_usd")),
+                buyers=_buyers_of(cast("dict[str, str]", request.get("started_by", {}))),
             ),
             created_s=cast("float", body["created_s"]),
             updated_s=cast("float", body["updated_s"]),
@@ -96,6 +102,10 @@ def project_of(body: Mapping[str, Json]) -> RunRecord:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _misfit("a project", error) from None
+
+
+def _buyers_of(body: Mapping[str, str]) -> Owners:
+    return Owners(**{name: str(body.get(name, "")) for name in BUYERS})
 
 
 def summary_json(record: RunRecord) -> dict[str, Json]:

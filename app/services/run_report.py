@@ -60,6 +60,7 @@ def result_document(
         schedule=_schedule(seen, caller.spans, orchestra),
         stages=seen.stages,
         notes=seen.notes,
+        budget_usd=record.request.budget_usd,
         error=error,
     )
 

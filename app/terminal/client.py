@@ -74,6 +74,7 @@ class HttpDesk:
             "assume_defaults": request.assume_defaults,
             "timeout_s": request.timeout_s,
             "max_tokens_total": request.tokens_max,
+            "budget_usd": request.budget_usd,
             "plan_only": request.plan_only,
         }
         headers = {"idempotency-key": request.idempotency_key} if request.idempotency_key else {}

@@ -100,13 +100,14 @@ def render_summary(document: Mapping[str, Json]) -> RenderableType:
     """Return status, usage, cost, assumptions and notes."""
     status = text_of(document.get("status"))
     usage = object_of(document.get("usage"))
-    cost = usage.get("cost_usd")
+    cost, budget = usage.get("cost_usd"), document.get("budget_usd")
     parts: list[RenderableType] = [
         Text.assemble(
             (text_of(document.get("run_id")), "bold"),
             " ",
             (status, _style(status)),
             f": {tokens(usage)} tokens, {money(cost if isinstance(cost, str) else None)}",
+            f" of at most {money(budget)}" if isinstance(budget, str) else "",
         )
     ]
     error = text_of(document.get("error"))

@@ -5,14 +5,25 @@ Sums of integers are exact and equal on both database engines. Rounding happens 
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
 
 NANO_PER_USD = 1_000_000_000
+USD_MAX = 1_000_000_000
+"""In one amount: nano-dollars are 64-bit integers in the store."""
 
 
 def nano_from_usd(usd: str | Decimal) -> int:
     """Return ``usd`` dollars in nano-dollars, rounded up; raises decimal.InvalidOperation where it is no number."""
     return int((Decimal(usd) * NANO_PER_USD).to_integral_value(rounding=ROUND_CEILING))
+
+
+def is_amount(usd: str) -> bool:
+    """Return whether ``usd`` is an amount over 0 that the books can hold."""
+    try:
+        value = Decimal(usd)
+    except InvalidOperation:
+        return False
+    return value.is_finite() and 0 < value <= USD_MAX
 
 
 def usd_from_nano(nano: int) -> str:

@@ -23,6 +23,10 @@ def test_sensible_request_is_taken(timeout_s: float | None, tokens_max: int | No
     [
         *(("text", "request_text", value) for value in ("", " ", None, 5, "x" * 300_000)),
         *(("timeout_s", "timeout_s", value) for value in ("soon", "5", True, [1], 0, -1, math.nan, math.inf, 1e9)),
+        *(
+            ("budget_usd", "budget_usd", value)
+            for value in ("0", "-1", "x", "", "NaN", "Infinity", "1e12", 5, 0.5, True)
+        ),
         *(("tokens_max", "max_tokens_total", value) for value in ("9", True, 0.5, 9.0, 0, -1, [9])),
     ],
 )

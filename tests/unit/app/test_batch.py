@@ -72,14 +72,21 @@ def test_every_field_of_a_line_reaches_the_run(tmp_path: Path) -> None:
     """What is not refused is obeyed; nobody is there to be asked, so defaults are assumed unless the line says no."""
     path = write(
         tmp_path / "in.jsonl",
-        b'{"request_text": "a", "id": "mine", "timeout_s": 5, "max_tokens_total": 9, "plan_only": true}',
+        b'{"request_text": "a", "id": "mine", "timeout_s": 5, "max_tokens_total": 9, "plan_only": true, '
+        b'"budget_usd": "0.50"}',
         b'{"request_text": "b", "assume_defaults": false}',
     )
 
     full, asking = list(read_lines(path))
 
     assert full.request == RunRequest(
-        text="a", assume_defaults=True, timeout_s=5.0, tokens_max=9, plan_only=True, idempotency_key=full.key
+        text="a",
+        assume_defaults=True,
+        timeout_s=5.0,
+        tokens_max=9,
+        plan_only=True,
+        idempotency_key=full.key,
+        budget_usd="0.5",
     )
     assert full.label == "mine"
     assert asking.request is not None

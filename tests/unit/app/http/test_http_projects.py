@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from app.domain.books.budgets import Owners
 from app.domain.errors import CapacityError, InternalError
 from app.domain.run import RunStatus
 from app.http.app import build_app
@@ -53,12 +54,32 @@ async def test_process_project_returns_the_document_when_the_run_ends(http: http
 
 async def test_process_project_passes_the_options_on(http: httpx.AsyncClient, desk: FakeDesk) -> None:
     """Every documented option reaches the desk."""
-    body = {"request_text": TEXT, "assume_defaults": True, "timeout_s": 30, "max_tokens_total": 5000}
-    await http.post("/process_project", json=body, headers={"idempotency-key": "k1"})
+    body = {"request_text": TEXT, "assume_defaults": True, "timeout_s": 30, "max_tokens_total": 5000, "budget_usd": 2.5}
+    await http.post("/process_project", json=body, headers={"idempotency-key": "k1", "x-tutti-user": "ann"})
 
     request = desk.requests[0]
     assert (request.assume_defaults, request.timeout_s, request.tokens_max) == (True, 30.0, 5000)
     assert request.idempotency_key == "k1"
+    assert (request.budget_usd, request.buyers) == ("2.5", Owners(user="ann", key="anonymous"))
+
+
+@pytest.mark.parametrize(("said", "taken"), [("0.10", "0.1"), (1, "1"), (1e-9, "0.000000001"), ("100", "100")])
+async def test_a_budget_is_taken_exactly_as_it_was_said(
+    http: httpx.AsyncClient, desk: FakeDesk, said: object, taken: str
+) -> None:
+    """Money is decimal: no binary fraction may round it."""
+    await http.post("/process_project", json={"request_text": TEXT, "budget_usd": said})
+
+    assert desk.requests[0].budget_usd == taken
+
+
+@pytest.mark.parametrize("said", [0, -1, "much", "NaN", 1e300, [1]])
+async def test_a_budget_that_is_no_amount_is_refused_by_name(http: httpx.AsyncClient, said: object) -> None:
+    """A slip must not become a run without a ceiling."""
+    response = await http.post("/process_project", json={"request_text": TEXT, "budget_usd": said})
+
+    assert response.status_code == 422
+    assert _error(response)["param"] == "budget_usd"
 
 
 async def test_process_project_sends_the_id_before_the_answer_and_survives_a_disconnect(

@@ -95,11 +95,12 @@ def test_run_passes_its_options_on(stage: Stage) -> None:
     """Every option reaches the desk or the connection."""
     stage.play(
         *("run", TEXT, "--assume-defaults", "--timeout", "30", "--max-tokens-total", "5000"),
-        *("--server", "http://tutti:8000", "--config", "x.yaml"),
+        *("--budget-usd", "2.50", "--server", "http://tutti:8000", "--config", "x.yaml"),
     )
 
     request = stage.desk.requests[0]
     assert (request.assume_defaults, request.timeout_s, request.tokens_max) == (True, 30.0, 5000)
+    assert request.budget_usd == "2.50"
     assert stage.targets == [Target(server="http://tutti:8000", config=Path("x.yaml"), own_cluster=True)]
 
 

@@ -81,7 +81,7 @@ async def test_desk_refuses_an_empty_request(desk: Desk) -> None:
 
 async def test_client_carries_a_run_unchanged(client: HttpDesk, behind: FakeDesk) -> None:
     """Every field of a record survives the way over HTTP, except the key that stays with the sender."""
-    record = await client.start(RunRequest(text=ASKING, timeout_s=12.5, tokens_max=900))
+    record = await client.start(RunRequest(text=ASKING, timeout_s=12.5, tokens_max=900, budget_usd="0.5"))
     behind.advance(record.run_id)
     asking = await client.get(record.run_id)
     await client.answer(record.run_id, {}, assume_rest=True)
