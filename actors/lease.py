@@ -16,6 +16,7 @@ from typing import Any
 
 from actors.clock import SystemClock
 from actors.handles import DirectoryHandle, HostHandles, StoreHandle
+from actors.repeat_keys import RepeatHandle
 from app.domain.accounts import AccountSpec, Orchestra, Provider
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult
 from app.domain.errors import CapacityError, GatewayError, RequestError, UpstreamError, UpstreamKind
@@ -30,6 +31,7 @@ from app.services.gateway.bookkeeper import Bookkeeper
 from app.services.gateway.caller_gate import CallerGate
 from app.services.gateway.gateway import Gateway
 from app.services.gateway.permits import Bounds, PermitDesk
+from app.services.gateway.repeats import Repeats
 from app.services.gateway.spending import Spending
 from app.services.roster import SnapshotRoster
 
@@ -146,6 +148,7 @@ class GatewayLease:
         self._directory = DirectoryHandle(namespace)
         self._hosts = HostHandles(namespace)
         self._store = StoreHandle(namespace)
+        self._repeat_keys = RepeatHandle(namespace)
         self._roster = SnapshotRoster()
         self._upstreams = LocalUpstreams(self._hosts, self._roster)
         self._owner = f"replica-{uuid.uuid4().hex[:12]}"
@@ -226,7 +229,8 @@ class GatewayLease:
             attempts_max=spec.attempts_max,
         )
         self._desk, self._gate, self._keeper = desk, gate, keeper
-        self._gateway = Gateway(self._roster, attempts, gate, spending, clock, spec=spec)
+        repeats = Repeats(self._repeat_keys, clock, owner=self._owner)
+        self._gateway = Gateway(self._roster, attempts, gate, spending, clock, spec=spec, repeats=repeats)
         self._spawn(desk.run())
         self._spawn(gate.run())
         self._spawn(keeper.run())

@@ -25,8 +25,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from actors.repeat_rows import RepeatRows
 from app.domain.alert_text import alert_text
-from actors.repeat_keys import RepeatRows
 from app.domain.books.budgets import BudgetSpec
 from app.domain.books.entries import Answer, Command, Expire, Hold, Settle
 from app.domain.books.figures import BudgetFigures, Difference, ExportRow, ReconcileLine
@@ -83,7 +83,7 @@ class Store:
         self._recent = RecentUsage(secrets.token_hex(4))
         self._booked = asyncio.Event()
         self._expiring: asyncio.Task[None] | None = None
-        self._repeats = RepeatRows(lambda command: self._write(command, ()), wall_s)
+        self._repeats = RepeatRows(self._write_alone, wall_s)
 
     async def ping(self) -> str:
         """Return "ok" once a commit went through."""
@@ -384,6 +384,9 @@ class Store:
         if booked:
             self._booked.set()
             self._booked = asyncio.Event()
+
+    async def _write_alone(self, command: Callable[[Connection], journal.Value]) -> journal.Value:
+        return await self._write(command, ())
 
     async def _write(self, command: Callable[[Connection], journal.Value], events: Sequence[RunEvent]) -> journal.Value:
         def run(connection: Connection) -> journal.Value:

@@ -121,6 +121,7 @@ async def embed(request: Request) -> Response:
         user=reading.read_user(headers, asked.request.user),
         wish=reading.read_wish(headers),
         deadline_s=reading.read_deadline_s(headers, DEADLINE_S),
+        idempotency_key=reading.read_idempotency_key(headers),
     )
     result, facts = await gateway.embed(call)
     content = orjson.dumps(_EMBEDDINGS.render(result, asked, facts.served))

@@ -31,6 +31,7 @@ from app.domain.gateway import (
 )
 from app.domain.load import LoadRow
 from app.domain.ports import Clock
+from app.domain.repeats import KeptAnswer
 from app.domain.response_cache import ResponseCache, replay
 from app.domain.route_explanation import explain
 from app.domain.routed import Needs
@@ -64,7 +65,7 @@ class ClientCall:
     may_cache: bool = True
     """False where the client said ``Cache-Control: no-store``."""
     idempotency_key: str | None = None
-    """Repeats with the same key are the same request; for calls that are not streamed."""
+    """Repeats with the same key are the same request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,7 @@ class EmbeddingCall:
     user: str | None = None
     wish: RoutingWish = NO_WISH
     deadline_s: float = DEADLINE_S
+    idempotency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,11 +103,12 @@ class Gateway:
         spending: The books of attempts.
         clock: Time.
         spec: As configured.
+        repeats: Of calls with an idempotency key.
 
     Not thread-safe: one event loop.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the parts of a replica, put together in one place
         self,
         roster: SnapshotRoster,
         attempts: Attempts,
@@ -114,6 +117,7 @@ class Gateway:
         clock: Clock,
         *,
         spec: GatewaySpec,
+        repeats: Repeats,
     ) -> None:
         self._roster = roster
         self._attempts = attempts
@@ -123,7 +127,7 @@ class Gateway:
         self._spec = spec
         self._cache = ResponseCache(spec.cache.size_bytes if spec.cache.enabled else 0, spec.cache.ttl_s)
         self._flights: SingleFlight[tuple[ChatResult, Won]] = SingleFlight(FLIGHTS_MAX)
-        self._repeats: Repeats[tuple[ChatResult, Facts]] = Repeats(clock)
+        self._repeats = repeats
         self._classifier = Classifier(attempts)
         self._table: RoutingTable | None = None
         self._table_of: Orchestra | None = None
@@ -138,8 +142,15 @@ class Gateway:
         """
         if call.idempotency_key is None:
             return await self._complete(call)
-        request = repr(call.asked.chat).encode("utf-8", "surrogatepass")
-        return await self._repeats.run(call.caller.name, call.idempotency_key, request, lambda: self._complete(call))
+
+        async def make(left_s: float) -> KeptAnswer:
+            return _kept(*await self._complete(replace(call, deadline_s=left_s)))
+
+        kept = await self._repeats.run(
+            call.caller.name, call.idempotency_key, call.asked.chat, make, deadline_s=call.deadline_s
+        )
+        assert isinstance(kept.result, ChatResult), "the kind of request is part of its fingerprint"
+        return kept.result, _facts_of(kept)
 
     async def _complete(self, call: ClientCall) -> tuple[ChatResult, Facts]:
         bid = await self._bid(call)
@@ -157,6 +168,19 @@ class Gateway:
 
     async def embed(self, call: EmbeddingCall) -> tuple[EmbeddingResult, Facts]:
         """Answer a call for vectors; errors as ``complete``."""
+        if call.idempotency_key is None:
+            return await self._embed(call)
+
+        async def make(left_s: float) -> KeptAnswer:
+            return _kept(*await self._embed(replace(call, deadline_s=left_s)))
+
+        kept = await self._repeats.run(
+            call.caller.name, call.idempotency_key, call.request, make, deadline_s=call.deadline_s
+        )
+        assert isinstance(kept.result, EmbeddingResult), "the kind of request is part of its fingerprint"
+        return kept.result, _facts_of(kept)
+
+    async def _embed(self, call: EmbeddingCall) -> tuple[EmbeddingResult, Facts]:
         request, sizes = call.request, [text_tokens(text) for text in call.request.inputs]
         input_tokens = sum(sizes)
         needs = Needs(input_tokens=max(sizes), output_tokens_max=0, kind="embedding")
@@ -185,8 +209,13 @@ class Gateway:
     async def stream(self, call: ClientCall) -> tuple[AsyncGenerator[ChatDelta, None], Facts]:
         """Answer a streamed call; returns once the first delta is there. Errors as ``complete``, later ones are raised.
 
-        Close the generator when leaving early: that stops the provider where it stops the bill.
+        Close the generator when leaving early: that stops the provider where it stops the bill. With an idempotency
+        key the call is answered whole, and the answer is streamed then.
         """
+        if call.idempotency_key is not None:
+            whole = replace(call, asked=replace(call.asked, chat=replace(call.asked.chat, stream=False)))
+            result, facts = await self.complete(whole)
+            return _again(result), facts
         bid = await self._bid(call)
         admitted = await self._gate.admit(call.caller, bid.input_tokens, bid.output_tokens_max, call.user)
         try:
@@ -208,6 +237,7 @@ class Gateway:
 
     async def aclose(self) -> None:
         """Stop the calls whose clients have left."""
+        await self._repeats.aclose()
         await self._attempts.aclose()
 
     def limits(self, caller: Caller, user: str | None) -> tuple[Allowance, ...]:
@@ -356,5 +386,26 @@ def needs_of(request: ChatRequest, input_tokens: int) -> Needs:
 
 
 async def _again(result: ChatResult) -> AsyncGenerator[ChatDelta, None]:
-    for delta in replay(result):
+    for delta in replay(_said(result)):
         yield delta
+
+
+def _said(result: ChatResult) -> ChatResult:
+    """Return an answer with its refusal in its text: there it is in a stream."""
+    others = tuple(_said(other) for other in result.other_choices)
+    return replace(result, text=result.text + (result.refusal or ""), refusal=None, other_choices=others)
+
+
+def _kept(result: ChatResult | EmbeddingResult, facts: Facts) -> KeptAnswer:
+    return KeptAnswer(
+        # What the provider said about its limits at the time teaches nobody anything later.
+        result=replace(result, observations=()),
+        served=facts.served,
+        cost_usd=facts.cost_usd,
+        upstream_s=facts.upstream_s,
+        cached=facts.cached,
+    )
+
+
+def _facts_of(kept: KeptAnswer) -> Facts:
+    return Facts(served=kept.served, cost_usd=kept.cost_usd, upstream_s=kept.upstream_s, cached=kept.cached)

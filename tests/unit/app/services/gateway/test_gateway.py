@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from app.domain.accounts import AccountSpec, CacheSpec, GatewaySpec, Provider
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult, FinishReason, Message, Role, Usage
-from app.domain.errors import NotFoundError, QuotaError, UpstreamError, UpstreamKind
+from app.domain.errors import ConflictError, NotFoundError, QuotaError, UpstreamError, UpstreamKind
 from app.domain.gateway import Asked, Caller, EmbeddingRequest, EmbeddingResult
 from app.domain.hosting import CALLERS_HOST, CALLERS_MODEL, caller_account
 from app.domain.limits import LimitSpec
@@ -19,14 +19,17 @@ from app.domain.ports import Upstream
 from app.domain.retries import RetryBudget
 from app.services.gateway.attempts import Attempts
 from app.services.gateway.caller_gate import CallerGate
-from app.services.gateway.gateway import ClientCall, Gateway
+from app.services.gateway.gateway import ClientCall, EmbeddingCall, Gateway
+from app.services.gateway.repeats import Repeats
 from tests.fakes.books import a_spending
 from tests.fakes.permit_hosts import OfficeHosts, an_account, cancel
 from tests.fakes.permit_world import World, a_world, play
+from tests.fakes.repeat_keys import RowKeys
 from tests.fakes.virtual_time import VirtualClock
 
 TEAM = Caller(name="team", limits=LimitSpec(tpm=10_000, concurrency=4, window="sliding", charge="used"))
 CHAT = ChatRequest(model="m", messages=(Message(role=Role.USER, text="hello"),), output_tokens_max=100)
+VECTORS = EmbeddingResult(vectors=((0.1, 0.2),), input_tokens=2)
 USED = Usage(input_tokens=20, output_tokens=30)
 
 
@@ -36,6 +39,7 @@ class Provided(Upstream):
 
     error: Exception | None = None
     usage: Usage = USED
+    refusal: str | None = None
     sent: int = 0
     stopped: int = 0
 
@@ -44,7 +48,7 @@ class Provided(Upstream):
         await asyncio.sleep(1.0)
         if self.error is not None:
             raise self.error
-        return ChatResult(text="hi", usage=self.usage)
+        return ChatResult(text="hi", usage=self.usage, refusal=self.refusal)
 
     async def chat_completion_stream(
         self, request: ChatRequest, *, timeout_s: float, idle_timeout_s: float
@@ -58,7 +62,8 @@ class Provided(Upstream):
             self.stopped += 1
 
     async def embed(self, request: EmbeddingRequest, *, timeout_s: float) -> EmbeddingResult:
-        raise AssertionError("not asked here")
+        self.sent += 1
+        return VECTORS
 
 
 @dataclass
@@ -130,7 +135,8 @@ async def a_scene(
                 retries=RetryBudget(0.1, 5),
                 attempts_max=2,
             )
-            gateway = Gateway(world.rosters[0], attempts, gate, spending, clock, spec=spec)
+            repeats = Repeats(RowKeys(clock), clock, owner="replica")
+            gateway = Gateway(world.rosters[0], attempts, gate, spending, clock, spec=spec, repeats=repeats)
             try:
                 yield Scene(gateway, upstream, world, callers, clock)
             finally:
@@ -313,5 +319,76 @@ def test_gateway_asks_the_provider_once_when_equal_calls_come_together_or_later(
             assert "".join([delta.text async for delta in deltas]) == "hi"
             assert scene.upstream.sent == 1
             assert await scene.used() == 50
+
+    play(story)
+
+
+def keyed(call: ClientCall, *, stream: bool = False) -> ClientCall:
+    chat = replace(call.asked.chat, stream=stream)
+    return replace(call, asked=replace(call.asked, chat=chat), idempotency_key="k")
+
+
+def test_gateway_buys_once_when_a_key_comes_again_and_charges_its_caller_once() -> None:
+    """Streamed or not: the answer is the same, and its headers are those of the first."""
+
+    async def story(clock: VirtualClock) -> None:
+        async with a_scene(clock) as scene:
+            first, facts = await scene.gateway.complete(keyed(scene.call()))
+            again, kept = await scene.gateway.complete(keyed(scene.call()))
+            deltas, streamed = await scene.gateway.stream(keyed(scene.call(), stream=True))
+
+            assert (first, facts.served) == (again, kept.served)
+            assert "".join([delta.text async for delta in deltas]) == "hi"
+            assert streamed.served == facts.served
+            assert facts.upstream_s == pytest.approx(1.0, abs=0.01)
+            assert kept.upstream_s == 0.0
+            assert scene.upstream.sent == 1
+            assert await scene.used() == 50
+
+    play(story)
+
+
+def test_gateway_goes_on_with_a_keyed_stream_when_its_client_leaves() -> None:
+    """The repeat gets the answer that was paid for, with its usage and what the model refused."""
+
+    async def story(clock: VirtualClock) -> None:
+        async with a_scene(clock) as scene:
+            scene.upstream.refusal = "I will not."
+            client = asyncio.create_task(scene.gateway.stream(keyed(scene.call(), stream=True)))
+            await asyncio.sleep(0.5)
+            client.cancel()
+            await asyncio.gather(client, return_exceptions=True)
+            deltas, _facts = await scene.gateway.stream(keyed(scene.call(), stream=True))
+            parts = [delta async for delta in deltas]
+
+            assert "".join(part.text for part in parts) == "hiI will not."
+            assert parts[-1].usage == USED
+            assert scene.upstream.sent == 1
+            assert await scene.used() == 50
+
+    play(story)
+
+
+def test_gateway_honours_the_key_of_embeddings() -> None:
+    """A key is a key."""
+
+    async def story(clock: VirtualClock) -> None:
+        async with a_scene(clock) as scene:
+            roster = scene.world.rosters[0]
+            roster._orchestra = replace(
+                roster.orchestra(), models=tuple(replace(each, kind="embedding") for each in roster.orchestra().models)
+            )
+            call = EmbeddingCall(
+                request_id="e",
+                caller=TEAM,
+                request=EmbeddingRequest(model="m", inputs=("hello",)),
+                idempotency_key="k",
+            )
+            first, again = [await scene.gateway.embed(call) for _ in range(2)]
+
+            assert first[0] == again[0] == VECTORS
+            assert scene.upstream.sent == 1
+            with pytest.raises(ConflictError):
+                await scene.gateway.complete(keyed(scene.call()))
 
     play(story)
