@@ -116,6 +116,11 @@ class Conductor:
         self._evaluation: tuple[TaskEvaluation, ...] = ()
         self._context = RunContext.of(record, tools)
 
+    @property
+    def lost(self) -> bool:
+        """Whether somebody else conducts the run by now."""
+        return self._journal.lost
+
     def now_s(self) -> float:
         """Return seconds since the run was accepted."""
         return self._tools.clock.monotonic_ns() / 1e9 - self._zero_s
