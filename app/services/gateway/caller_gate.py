@@ -2,7 +2,8 @@
 
 The limiters live in one actor, an account host like any other whose "accounts" are the callers (``hosting``); here are
 only permits of them. A caller over its limit is refused at once: unlike an account's, its limit is not worth waiting
-for.
+for. While that actor is away, as it is for seconds when it is restarted, calls wait for it: nothing is let past
+unchecked.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from app.domain.ports import Clock, PermitHosts
 from app.services.gateway.host_mail import REPORT_DELAY_S, UNHURRIED_S, HostMail, Letter
 from app.services.gateway.spares import Slot, Slots
 
-ANSWER_TIMEOUT_S = 15.0
+PATIENCE_S = 10.0
+"""A call waits for the limiters so long, if they are away; less where its own time is shorter."""
+ASK_AGAIN_S = 0.25
+"""Between two questions to limiters that live, but do not know this caller yet."""
 TICK_S = 0.2
 IDLE_RATE = 0.01
 """Calls a second below which a caller is forgotten here."""
@@ -48,7 +52,8 @@ class Admitted:
 
 @dataclass(slots=True, eq=False)
 class _Asking:
-    answer: asyncio.Future[None]
+    answer: asyncio.Future[bool]
+    """Admitted, or False: nobody can say now."""
 
 
 class CallerGate:
@@ -76,24 +81,33 @@ class CallerGate:
         self._numbers = itertools.count(1)
 
     async def admit(
-        self, caller: Caller, input_tokens: int, output_tokens_max: int, user: str | None = None
+        self,
+        caller: Caller,
+        input_tokens: int,
+        output_tokens_max: int,
+        user: str | None = None,
+        *,
+        deadline_s: float = PATIENCE_S,
     ) -> Admitted:
         """Reserve for one call, of one user where users have limits: those who name none are one.
+
+        Waits ``deadline_s`` seconds and ``PATIENCE_S`` at most, and only for limiters that cannot be asked.
 
         Raises:
             QuotaError: a limit is used up; ``retry_after_s`` says when it is not.
             CapacityError: more users than can be kept apart call within a minute.
             InternalError: the limiters cannot be asked: nothing is let past them.
         """
+        ends_ns = self._clock.monotonic_ns() + int(min(deadline_s, PATIENCE_S) * 1e9)
         held: tuple[tuple[str, str], ...] = ()
         if not caller.user_limits.unlimited:
             # First: a user over the limit must not touch what the others have.
             account = user_account(caller.name, user or "")
-            held = ((account, await self._ask(account, input_tokens, output_tokens_max)),)
+            held = ((account, await self._ask(account, input_tokens, output_tokens_max, ends_ns)),)
             self._users_held += 1
         if not caller.limits.unlimited:
             try:
-                own = await self._reserve(caller_account(caller.name), input_tokens, output_tokens_max)
+                own = await self._reserve(caller_account(caller.name), input_tokens, output_tokens_max, ends_ns)
             except BaseException:
                 self.settle(Admitted(caller=caller.name, held=held), None, sent=False)
                 raise
@@ -177,9 +191,13 @@ class CallerGate:
                 report = PermitReport(call_id=permit_wish.call_id, ending="withdrawn")
                 self._mail.report(host, report, within_s=REPORT_DELAY_S)
             elif admission.admitted:
-                asking.answer.set_result(None)
+                asking.answer.set_result(True)
             elif not asking.answer.done():
-                asking.answer.set_exception(_refusal(admission, "user" if is_user(permit_wish.account) else "key"))
+                refusal = _refusal(admission, "user" if is_user(permit_wish.account) else "key")
+                if refusal is None:
+                    asking.answer.set_result(False)
+                else:
+                    asking.answer.set_exception(refusal)
 
     def on_lost(self, host: str, letter: Letter[_Asking]) -> None:
         """See ``host_mail.Reader``."""
@@ -188,18 +206,16 @@ class CallerGate:
             slot.asked = False
         for asking, _wish in letter.wishes:
             if not asking.answer.done():
-                asking.answer.set_exception(
-                    InternalError("the callers' limits cannot be checked now", remedy="try again in a few seconds")
-                )
+                asking.answer.set_result(False)
 
-    async def _reserve(self, account: str, input_tokens: int, output_tokens_max: int) -> tuple[str, str]:
+    async def _reserve(self, account: str, input_tokens: int, output_tokens_max: int, ends_ns: int) -> tuple[str, str]:
         """Take a spare permit, or ask for one."""
         candidates, now_ns = (Candidate(model=CALLERS_MODEL, accounts=(account,)),), self._clock.monotonic_ns()
         slot, _lighter = self._slots.choose(candidates, input_tokens, output_tokens_max, frozenset(), now_ns)
         if slot is not None:
             call_id = slot.spares.popleft()[0]
         else:
-            call_id = await self._ask(account, input_tokens, output_tokens_max)
+            call_id = await self._ask(account, input_tokens, output_tokens_max, ends_ns)
             slot = self._slots.of(account, CALLERS_MODEL)
         slot.outstanding += 1
         slot.note_demand(input_tokens, output_tokens_max)
@@ -208,31 +224,43 @@ class CallerGate:
             self._mail.ask_spares(CALLERS_HOST, wish)
         return account, call_id
 
-    async def _ask(self, account: str, input_tokens: int, output_tokens_max: int) -> str:
-        wish = PermitWish(
-            call_id=f"{self._owner}/{next(self._numbers)}",
-            account=account,
-            model=CALLERS_MODEL,
-            input_tokens=input_tokens,
-            output_tokens_max=output_tokens_max,
-            horizon_s=0.0,
-        )
+    async def _ask(self, account: str, input_tokens: int, output_tokens_max: int, ends_ns: int) -> str:
+        """Return a permit's id; asks until somebody can say, each time for another permit.
+
+        One that a lost message may have been granted goes back (``host_mail``), so that none counts twice.
+        """
+        while (left_s := (ends_ns - self._clock.monotonic_ns()) / 1e9) > 0:
+            wish = PermitWish(
+                call_id=f"{self._owner}/{next(self._numbers)}",
+                account=account,
+                model=CALLERS_MODEL,
+                input_tokens=input_tokens,
+                output_tokens_max=output_tokens_max,
+                horizon_s=0.0,
+            )
+            try:
+                async with asyncio.timeout(left_s):
+                    if await self._asked(wish):
+                        return wish.call_id
+                    await asyncio.sleep(ASK_AGAIN_S)
+            except TimeoutError:
+                break
+        raise InternalError("the callers' limits cannot be checked now", remedy="try again in a few seconds")
+
+    async def _asked(self, wish: PermitWish) -> bool:
         asking = _Asking(asyncio.get_running_loop().create_future())
         self._mail.wish(CALLERS_HOST, asking, wish)
         self._mail.send(CALLERS_HOST)
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                await asking.answer
-        except BaseException as error:
+            return await asking.answer
+        except BaseException:
             # A permit that came in the very moment in which we gave up; later ones find nobody and go back.
-            if asking.answer.done() and not asking.answer.cancelled() and asking.answer.exception() is None:
+            given = asking.answer.done() and not asking.answer.cancelled() and asking.answer.exception() is None
+            if given and asking.answer.result():
                 self._mail.report(
                     CALLERS_HOST, PermitReport(call_id=wish.call_id, ending="withdrawn"), within_s=REPORT_DELAY_S
                 )
-            if isinstance(error, TimeoutError):
-                raise InternalError("the callers' limits were not checked in time", remedy="try again") from None
             raise
-        return wish.call_id
 
     def _return_spares(self, slot: Slot, until_ns: int | None = None) -> None:
         for call_id, _host in slot.drop(until_ns):
@@ -248,7 +276,8 @@ def _in_hand(slot: Slot) -> InHand:
     return InHand(count=count, input_tokens=count * input_tokens, output_tokens=count * output_tokens)
 
 
-def _refusal(admission: Admission, whose: str) -> QuotaError | CapacityError | InternalError:
+def _refusal(admission: Admission, whose: str) -> QuotaError | CapacityError | None:
+    """Return what a caller is told; None where the limits are not known yet."""
     if admission.too_large:
         limit = admission.reason.rsplit(" ", 1)[-1]
         return QuotaError(
@@ -260,7 +289,7 @@ def _refusal(admission: Admission, whose: str) -> QuotaError | CapacityError | I
     if admission.reason == TOO_MANY:
         return CapacityError(f"{TOO_MANY}: their limits cannot all be kept", retry_after_s=admission.start_in_s)
     if admission.reason not in _LIMITS:
-        return InternalError(f"the limits of this {whose} are not known yet", remedy="try again in a few seconds")
+        return None
     return QuotaError(
         f"your {whose}'s limit {admission.reason!r} is used up",
         limit=admission.reason,

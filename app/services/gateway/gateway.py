@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 from app.domain.accounts import GatewaySpec, ModelInfo, Orchestra
 from app.domain.allowance import Allowance
@@ -49,6 +50,8 @@ OUTPUT_TOKENS_DEFAULT = 1_024
 DEADLINE_S = 600.0
 FLIGHTS_MAX = 10_000
 _STARTED = ChatDelta()
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +157,7 @@ class Gateway:
 
     async def _complete(self, call: ClientCall) -> tuple[ChatResult, Facts]:
         bid = await self._bid(call)
-        admitted = await self._gate.admit(call.caller, bid.input_tokens, bid.output_tokens_max, call.user)
+        admitted, bid = await self._admit(call, bid)
         try:
             result, won, cached = await self._answer(call, bid)
         except BaseException as error:
@@ -196,7 +199,7 @@ class Gateway:
             queue_s=min(self._spec.queue_timeout_s, call.deadline_s),
             billing=self._billing(call, call.wish),
         )
-        admitted = await self._gate.admit(call.caller, input_tokens, 0, call.user)
+        admitted, bid = await self._admit(call, bid)
         try:
             result, won = await self._attempts.embed(bid)
         except BaseException as error:
@@ -217,7 +220,7 @@ class Gateway:
             result, facts = await self.complete(whole)
             return _again(result), facts
         bid = await self._bid(call)
-        admitted = await self._gate.admit(call.caller, bid.input_tokens, bid.output_tokens_max, call.user)
+        admitted, bid = await self._admit(call, bid)
         try:
             key = self._key(call, bid)
             kept = self._cache.get(key, self._clock.monotonic_ns()) if key is not None else None
@@ -313,6 +316,15 @@ class Gateway:
             billing=self._billing(call, wish),
             billable_output_tokens=self._billable(request, routed.candidates),
         )
+
+    async def _admit(self, call: ClientCall | EmbeddingCall, bid: Bid[T]) -> tuple[Admitted, Bid[T]]:
+        """Reserve what the caller's limits ask for; returns the bid with what is left of its time."""
+        began_ns = self._clock.monotonic_ns()
+        admitted = await self._gate.admit(
+            call.caller, bid.input_tokens, bid.output_tokens_max, call.user, deadline_s=bid.deadline_s
+        )
+        waited_s = (self._clock.monotonic_ns() - began_ns) / 1e9
+        return admitted, replace(bid, deadline_s=bid.deadline_s - waited_s)
 
     def _billing(self, call: ClientCall | EmbeddingCall, wish: RoutingWish) -> Billing:
         caller = call.caller

@@ -16,7 +16,7 @@ from app.domain.gateway import ANONYMOUS, Caller
 from app.domain.hosting import CALLERS_HOST, caller_specs
 from app.domain.leases import Exchange
 from app.domain.limits import LimitSpec
-from app.services.gateway.caller_gate import CallerGate
+from app.services.gateway.caller_gate import PATIENCE_S, CallerGate
 from tests.fakes.permit_hosts import OfficeHosts, cancel
 from tests.fakes.permit_world import play
 from tests.fakes.virtual_time import VirtualClock
@@ -174,9 +174,11 @@ def test_gate_refuses_when_the_limiters_cannot_be_asked(how: str) -> None:
                 hosts.hanging.add(CALLERS_HOST)
             else:
                 hosts.fate = lambda _host, _message: "unheard"
-            for _ in range(3):
+            for deadline_s in (2.0, 60.0):
+                began_s = clock.now_s
                 with pytest.raises(InternalError):
-                    await gate.admit(caller, 1, 1)
+                    await gate.admit(caller, 1, 1, deadline_s=deadline_s)
+                assert clock.now_s - began_s == pytest.approx(min(deadline_s, PATIENCE_S), abs=0.1)
             hosts.hanging.clear()
             hosts.fate = lambda _host, _message: "fine"
             if how == "dead":
@@ -186,6 +188,63 @@ def test_gate_refuses_when_the_limiters_cannot_be_asked(how: str) -> None:
             gate.settle(await gate.admit(caller, 1, 1), Usage(input_tokens=1, output_tokens=1))
             await asyncio.sleep(5.0)
             assert hosts.held == 0
+
+    play(story)
+
+
+@pytest.mark.parametrize("away_s", [0.1, 3.0, 8.0])
+@pytest.mark.parametrize("how", ["dead", "lost", "unheard"])
+def test_calls_wait_for_the_limiters_to_come_back_and_limits_stay_exact(how: str, away_s: float) -> None:
+    """No call fails in the seconds of a restart, and none is let past unchecked or counted twice."""
+
+    async def story(clock: VirtualClock) -> None:
+        caller = Caller(name="team", limits=LimitSpec(concurrency=20), user_limits=LimitSpec(concurrency=3))
+        async with some_gates(clock, caller, gates=2) as (made, hosts):
+            first = await made[0].admit(caller, 1, 1, "ann")
+            made[0].settle(first, Usage(input_tokens=1, output_tokens=1))
+            await asyncio.sleep(2.0)
+            if how == "dead":
+                hosts.kill(CALLERS_HOST)
+            else:
+                hosts.fate = lambda _host, _message: how
+            calls = [(gate, made[gate].admit(caller, 1, 1, user)) for gate in (0, 1) for user in ("ann", "bob", "ann")]
+            tasks = [(gate, asyncio.create_task(call)) for gate, call in calls]
+            began_s = clock.now_s
+            await asyncio.sleep(away_s)
+            assert not any(task.done() for _gate, task in tasks)
+            hosts.fate = lambda _host, _message: "fine"
+            if how == "dead":
+                hosts.bear(CALLERS_HOST, lost=False)
+            outcomes = await asyncio.gather(*(task for _gate, task in tasks), return_exceptions=True)
+
+            assert clock.now_s - began_s < PATIENCE_S + 0.1
+            assert sum(isinstance(outcome, QuotaError) for outcome in outcomes) == 1, "ann's fourth"
+            admitted = [(gate, each) for (gate, _task), each in zip(tasks, outcomes, strict=True)]
+            for gate, each in admitted:
+                if not isinstance(each, BaseException):
+                    made[gate].settle(each, Usage(input_tokens=1, output_tokens=1))
+            await asyncio.sleep(8.0)
+            assert hosts.held == 0
+
+    play(story)
+
+
+def test_call_of_a_key_configured_a_moment_ago_waits_until_the_limiters_know_it() -> None:
+    """As after a restart, before the directory has told them the configuration."""
+
+    async def story(clock: VirtualClock) -> None:
+        team = a_caller("team", rpm=6)
+        async with some_gates(clock, a_caller("other", rpm=6)) as ([gate], hosts):
+            task = asyncio.create_task(gate.admit(team, 1, 1))
+            await asyncio.sleep(3.0)
+            assert not task.done()
+            hosts._specs[CALLERS_HOST] = list(caller_specs([team]))
+            hosts.bear(CALLERS_HOST, lost=False)
+            began_s = clock.now_s
+            gate.settle(await task, None, sent=False)
+
+            assert clock.now_s - began_s < 1.0
+            assert len(hosts.messages) < 40
 
     play(story)
 
@@ -226,7 +285,7 @@ def test_gate_leaves_nothing_when_an_answer_comes_as_it_gives_up() -> None:
     async def story(clock: VirtualClock) -> None:
         caller = a_caller(rpm=600)
         async with some_gates(clock, caller) as ([gate], hosts):
-            for delay_s in (7.4999, 7.5, 7.5001):
+            for delay_s in (PATIENCE_S / 2 - 0.0001, PATIENCE_S / 2, PATIENCE_S / 2 + 0.0001):
                 hosts.delay_s = delay_s
                 with contextlib.suppress(InternalError):
                     gate.settle(await gate.admit(caller, 1, 1), Usage(input_tokens=1, output_tokens=1))
