@@ -83,6 +83,7 @@ def cast_roles(
         redo_max=section.max_redo,
         clarify_threshold=section.clarify_threshold,
         retry_share=section.retry_share,
+        on_unknown=section.on_unknown,
     )
     return Cast(coordinator=coordinator, routes=_routes(models, routing, find), notes=tuple(notes))
 
@@ -108,7 +109,9 @@ def _routes(models: Sequence[ModelInfo], routing: Mapping[str, RouteSection], fi
     for task_type, section in routing.items():
         primary = _resolved(section.primary, find)
         fallback = [name for name in _resolved(section.fallback, find) if name not in primary]
-        routes[task_type] = RouteSpec(task_type=task_type, primary=tuple(primary), fallback=tuple(fallback))
+        routes[task_type] = RouteSpec(
+            task_type=task_type, primary=tuple(primary), fallback=tuple(fallback), on_unknown=section.on_unknown
+        )
     return tuple(routes.values())
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
-from app.domain.accounts import ModelKind, Provider, StructuredOutput, Tier
+from app.domain.accounts import ModelKind, OnUnknown, Provider, StructuredOutput, Tier
 from app.settings.books_schema import BudgetSection, LongContextSection, PeakSection, PriceSection
 from app.settings.fields import (
     EMPTY_IF_NULL,
@@ -172,6 +172,12 @@ class CoordinatorSection(Section):
         kind="number from 0 to 1",
         example="0.2",
     )
+    on_unknown: OnUnknown = setting(
+        "retry",
+        "Where a crash leaves open whether a call was billed: `retry` buys it again, `hold` pauses the run and asks.",
+        kind="`retry` or `hold`",
+        example="hold",
+    )
 
 
 class RouteSection(Section):
@@ -182,6 +188,12 @@ class RouteSection(Section):
     )
     fallback: tuple[ModelName, ...] = setting(
         tuple, "Taken where no account of a primary model can serve.", kind="list of models", example="[gpt-5-mini]"
+    )
+    on_unknown: OnUnknown | None = setting(
+        None,
+        "As `coordinator.on_unknown`, for tasks of this type. null: as there.",
+        kind="`retry`, `hold` or null",
+        example="hold",
     )
 
 
