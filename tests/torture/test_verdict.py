@@ -136,7 +136,7 @@ def let_too_many_pass(evidence: Evidence) -> None:
 
 
 def repeat_too_often(evidence: Evidence) -> None:
-    for _ in range(3):
+    for _ in range(2):
         add(evidence, "t34", "repeats", 200.0, "answered")
     evidence.counted = counted(evidence)
 
