@@ -28,6 +28,8 @@ class Counters:
     billed_requests: int = 0
     billed_input_tokens: int = 0
     billed_output_tokens: int = 0
+    repeated: int = 0
+    """Answered again under an idempotency key; neither accepted nor billed."""
     in_flight: int = 0
     in_flight_max: int = 0
 
@@ -45,6 +47,7 @@ class Counters:
             "billed_requests": self.billed_requests,
             "billed_input_tokens": self.billed_input_tokens,
             "billed_output_tokens": self.billed_output_tokens,
+            "repeated": self.repeated,
             "in_flight": self.in_flight,
             "in_flight_max": self.in_flight_max,
         }
@@ -122,6 +125,14 @@ class Books:
             counters.requests += 1
             counters.rejected[kind] += 1
         row.status, row.rejected, row.end_ns = status, kind, row.at_ns
+        self._keep(row)
+
+    def repeat(self, row: LogRow, group: str | None) -> None:
+        """Count a request that is answered again."""
+        for counters in self._counters(row.key, group):
+            counters.requests += 1
+            counters.repeated += 1
+        row.status, row.end_ns = 200, row.at_ns
         self._keep(row)
 
     def accept(self, row: LogRow, group: str | None) -> Ticket:

@@ -253,6 +253,10 @@ class SimulatorConfig(Section):
     deepseek_keepalive: bool = False
     bill_on_disconnect: BillOnDisconnect = "partial"
     """``as_provider``: partial for streams of OpenAI and Anthropic, all for those of Gemini and for whole answers."""
+    idempotency: bool = False
+    """Honours ``Idempotency-Key``: the same key again gets the same answer, billed once, whoever left the first."""
+    store_lag_s: Seconds = 0.0
+    """How long a completion that was to be stored (OpenAI's ``store``) is not listed yet."""
     log_rows_max: Annotated[int, Field(ge=0)] = 100_000
 
     @model_validator(mode="after")

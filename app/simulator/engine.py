@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+
+import orjson
 
 from app.simulator.accounts import Account, Accounts
 from app.simulator.books import LOG_TEXT_CHARS, Books, LogRow
 from app.simulator.compose import Composer, Stamp
-from app.simulator.config import SimulatorConfig
+from app.simulator.config import Fault, SimulatorConfig
 from app.simulator.connection import Connection
 from app.simulator.delivery import Delivery, Order
 from app.simulator.exchange import ChatRequest, HttpRequest, Plan, Refusal, Wire
 from app.simulator.faults import FaultBox, altered
 from app.simulator.json_reading import JsonObject
 from app.simulator.limits import Demand, Quota, Rejection
+from app.simulator.remembered import Remembered
 from app.simulator.templates import Script
 
 Render = Callable[[Plan], bytes]
@@ -59,6 +62,7 @@ class Engine:
         self._faults = FaultBox(config.faults, config.seed)
         self._script = Script(config.replies)
         self._composer = Composer(config, self._script)
+        self._remembered = Remembered()
         self._books = Books(start_ns=now_ns, log_rows_max=config.log_rows_max)
 
     def stats(self, *, with_log: bool) -> JsonObject:
@@ -95,6 +99,11 @@ class Engine:
             as_array = request.as_array
             row.model, row.text = request.model, request.text[:LOG_TEXT_CHARS]
             self._check(wire, request)
+            again = self._remembered.find(account.key, self._name(call), call.http.raw)
+            if again is not None:
+                books.repeat(row, account.group)
+                await Delivery(connection, self._order(call, again, None, account, render)).run()
+                return
             plan = self._composer.compose(request, Stamp(number=number, created_s=int(time.time()), key=account.key))
             if render is not None:
                 plan = replace(plan, choices=())
@@ -110,16 +119,9 @@ class Engine:
         fault = self._faults.choose(request, account.key, books.elapsed_ns(now_ns) / 1e9)
         if fault is not None:
             plan = altered(plan, fault.kind)
-        order = Order(
-            wire=wire,
-            plan=plan,
-            fault=fault,
-            headers=wire.success_headers(accounts.gauges(account, request.model, now_ns), number=number),
-            bill_on_disconnect=self.config.bill_on_disconnect,
-            body=None if render is None else render(plan),
-        )
+        self._remembered.keep(account.key, self._name(call), call.http.raw, plan)
         ticket = books.accept(row, account.group)
-        delivery = Delivery(connection, order)
+        delivery = Delivery(connection, self._order(call, plan, fault, account, render))
         try:
             await delivery.run()
         finally:
@@ -127,6 +129,37 @@ class Engine:
             outcome = delivery.outcome()
             quota.settle(outcome.output_tokens, outcome.ended_ns)
             ticket.end(outcome, None if fault is None else fault.kind)
+            self._remember(call, account, plan, made=bool(outcome.output_tokens))
+
+    def stored(self, key: str, metadata: Mapping[str, str], limit: int) -> list[JsonObject]:
+        """Return the stored completions of an API key that have this metadata and are listed by now."""
+        return self._remembered.listed(key, metadata, time.monotonic_ns(), limit)
+
+    def _name(self, call: Call) -> str | None:
+        """Return the request's idempotency key, where such keys are honoured."""
+        return call.http.headers.get("idempotency-key") if self.config.idempotency else None
+
+    def _order(self, call: Call, plan: Plan, fault: Fault | None, account: Account, render: Render | None) -> Order:
+        gauges = self._accounts.gauges(account, plan.request.model, time.monotonic_ns())
+        return Order(
+            wire=call.wire,
+            plan=plan,
+            fault=fault,
+            headers=call.wire.success_headers(gauges, number=plan.number),
+            # What can be asked for again is made to its end.
+            bill_on_disconnect="all" if self._name(call) is not None else self.config.bill_on_disconnect,
+            body=None if render is None else render(plan),
+        )
+
+    def _remember(self, call: Call, account: Account, plan: Plan, *, made: bool) -> None:
+        """Keep what can be asked for again, and nothing that was never made."""
+        if not made:
+            self._remembered.forget(account.key, self._name(call))
+        elif plan.request.store:
+            metadata = dict(plan.request.metadata)
+            completion = orjson.loads(call.wire.body(plan)) | {"metadata": metadata}
+            listed_ns = time.monotonic_ns() + int(self.config.store_lag_s * 1e9)
+            self._remembered.store(account.key, metadata, completion, listed_ns)
 
     def _account(self, wire: Wire, http: HttpRequest) -> Account:
         key = wire.key_of(http)

@@ -73,6 +73,9 @@ class ChatRequest:
     hide_thoughts: bool = False
     as_array: bool = False
     """Gemini's stream without ``alt=sse``: a JSON array."""
+    store: bool = False
+    """OpenAI's: keep the completion, to be listed by ``metadata``."""
+    metadata: tuple[tuple[str, str], ...] = ()
 
     @property
     def input_tokens(self) -> int:

@@ -13,7 +13,7 @@ from app.simulator.connection import BodyTooLarge, ClientGone, Connection
 from app.simulator.embeddings import GeminiEmbeddings, OpenAIEmbeddings, check_inputs
 from app.simulator.engine import Call, Engine, Render
 from app.simulator.exchange import ChatRequest, HttpAnswer, HttpRequest, Refusal, Wire, json_body
-from app.simulator.json_reading import JsonObject
+from app.simulator.json_reading import JsonObject, objects_in, text_of
 from app.simulator.wire_anthropic import AnthropicWire, count
 from app.simulator.wire_gemini import GeminiWire
 from app.simulator.wire_openai import OpenAIWire
@@ -22,6 +22,7 @@ OPENAI_BASES = ("/v1", "", "/compatible-mode/v1", "/v1beta/openai")
 ANTHROPIC_BASES = ("/v1", "/anthropic/v1")
 GEMINI_VERSIONS = ("/v1beta", "/v1")
 """Newer releases of the SDK ask ``/v1``."""
+LIST_DEFAULT = 20
 NAMELESS_MODEL = "simulated-model"
 """Listed where the configuration accepts any name."""
 
@@ -32,6 +33,7 @@ def provider_routes(engine: Engine) -> list[BaseRoute]:
     routes: list[BaseRoute] = []
     for base in OPENAI_BASES:
         routes.append(Route(f"{base}/chat/completions", ChatEndpoint(engine, openai), methods=["POST"]))
+        routes.append(Route(f"{base}/chat/completions", StoredCompletions(engine, openai), methods=["GET"]))
         routes.append(Route(f"{base}/embeddings", OpenAIEmbeddingEndpoint(engine, openai), methods=["POST"]))
     for base in ANTHROPIC_BASES:
         routes.append(Route(f"{base}/messages", ChatEndpoint(engine, anthropic), methods=["POST"]))
@@ -90,6 +92,30 @@ class ChatEndpoint(Endpoint):
     def parse(self, http: HttpRequest) -> tuple[ChatRequest, Render | None]:
         """Return the chat request; its answer is written by the wire."""
         return self.wire.parse(http), None
+
+
+class StoredCompletions(Endpoint):
+    """OpenAI's list of completions that were asked for with ``store``: free, and filtered by ``metadata[name]``."""
+
+    async def answer(self, http: HttpRequest, connection: Connection) -> None:
+        """List the completions of the caller's key."""
+        account = self.engine.authenticate(self.wire, http)
+        wanted = {
+            name.removeprefix("metadata[").removesuffix("]"): value
+            for name, value in http.query.items()
+            if name.startswith("metadata[") and name.endswith("]")
+        }
+        limit = int(http.query["limit"]) if http.query.get("limit", "").isdecimal() else LIST_DEFAULT
+        listed: list[JsonValue] = list(self.engine.stored(account.key, wanted, limit))
+        ids: list[JsonValue] = [text_of(item.get("id")) for item in objects_in(listed)]
+        body: JsonObject = {
+            "object": "list",
+            "data": listed,
+            "first_id": ids[0] if ids else None,
+            "last_id": ids[-1] if ids else None,
+            "has_more": False,
+        }
+        await connection.answer(HttpAnswer(status=200, body=orjson.dumps(body)))
 
 
 class OpenAIEmbeddingEndpoint(ChatEndpoint):

@@ -89,6 +89,8 @@ class OpenAIWire:
             json_object=response_format.get("type") == "json_object",
             n=min(positive_int(body.get("n")) or 1, 128),
             include_usage=options.get("include_usage") is True,
+            store=body.get("store") is True,
+            metadata=tuple((name, str(value)) for name, value in object_at(body, "metadata").items()),
             obfuscation=options.get("include_obfuscation") is not False,
             reasoning_off=object_at(body, "thinking").get("type") == "disabled" or body.get("enable_thinking") is False,
         )
