@@ -23,7 +23,7 @@ import orjson
 
 from actors.handles import StoreHandle
 from app.domain.account_state import AccountBook, Ending
-from app.domain.accounts import AccountSpec, ModelInfo
+from app.domain.accounts import AccountSpec, EndpointClass, ModelInfo
 from app.domain.calls import Admission, CallOrder, CallOutcome, Collected
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult, Message, Role
 from app.domain.errors import (
@@ -54,11 +54,12 @@ AdapterFactory = Callable[[AccountSpec, Sequence[ModelInfo]], ProviderAdapter]
 _log = logging.getLogger(__name__)
 
 
-class LimiterStore(Protocol):
-    """Where limiter states survive; ``handles.StoreHandle`` provides it."""
+class AccountStore(Protocol):
+    """Where limiter states and the places of calls survive; ``handles.StoreHandle`` provides it."""
 
     async def save_limiters(self, states: Sequence[SavedLimiter], wall_s: float) -> None: ...
     async def find_limiters(self, keys: Sequence[tuple[str, str]]) -> Sequence[SavedLimiter]: ...
+    async def place_call(self, key: str, account: str, model: str) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -79,7 +80,7 @@ class AccountHost:
     Not thread-safe: the actor's event loop is the lock.
     """
 
-    def __init__(self, host: str, store: LimiterStore, adapters: AdapterFactory | None) -> None:
+    def __init__(self, host: str, store: AccountStore, adapters: AdapterFactory | None) -> None:
         self._host = host
         self._store = store
         self._make_adapter = adapters
@@ -302,6 +303,9 @@ class AccountHost:
     async def _upstream(self, order: CallOrder) -> ChatResult:
         spec, adapter = self._adapters[order.account]
         request = replace(order.request, model=spec.upstream_model(order.model) or order.model)
+        if spec.endpoint is not EndpointClass.OPAQUE and request.call_key is not None:
+            # On disk before it is sent: whoever recovers the call must know where to ask for it.
+            await self._store.place_call(request.call_key, order.account, order.model)
         try:
             return await adapter.chat_completion(request, timeout_s=order.timeout_s)
         except GatewayError:

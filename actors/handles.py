@@ -225,6 +225,9 @@ class StoreHandle:
         answer = await self._actor.ask("entries_after", cursor, wait_s, timeout_s=wait_s + CONTROL_TIMEOUT_S)
         return cast("LiveUsage", answer)
 
+    async def place_call(self, key: str, account: str, model: str) -> None:
+        await self._actor.ask("place_call", key, account, model)
+
     async def ping(self, *, timeout_s: float = 5.0) -> str:
         return cast("str", await self._as_it_is.ask("ping", timeout_s=timeout_s))
 

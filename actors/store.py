@@ -40,7 +40,7 @@ from app.domain.live_usage import LiveUsage, RecentUsage
 from app.domain.plan import Plan
 from app.domain.repeats import Claim
 from app.domain.run import CallRecord, RunEvent, RunRecord, TaskRecord
-from app.storage import books_checks, budgets, journal, ledger, repeats, usage_queries
+from app.storage import books_checks, budgets, call_places, journal, ledger, repeats, usage_queries
 from app.storage.books_reads import as_of_one_moment, has_overdue
 from app.storage.data_dir import hold_directory
 from app.storage.database import open_database, open_for_reading
@@ -141,6 +141,10 @@ class Store:
             return answers
 
         self._tell_booked(commands, await self._write(write, ()))
+
+    async def place_call(self, key: str, account: str, model: str) -> None:
+        """Note where a call is about to be sent; raises ConflictError where it is not to be sent any more."""
+        await self._write(lambda connection: call_places.place_call(connection, key, account, model), ())
 
     async def append_events(self, events: Sequence[RunEvent], epoch: int = 0) -> None:
         """Append progress events; raises ConflictError where the epoch is over."""

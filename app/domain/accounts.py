@@ -84,6 +84,17 @@ class ModelInfo:
     """Task types it is a good choice for."""
 
 
+class EndpointClass(StrEnum):
+    """What an endpoint offers to somebody who lost an answer."""
+
+    OPAQUE = "opaque"
+    """Nothing: whether the call was billed stays unknown."""
+    LOOKUP = "lookup"
+    """Calls can be found again under our key, some time after they were made."""
+    IDEMPOTENT = "idempotent"
+    """The same key again is the same call, billed once."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountSpec:
     """One account/provider pair as configured."""
@@ -100,6 +111,9 @@ class AccountSpec:
     """(public model name, limits) for every model above; the quota group's where one is named."""
     quota_group: str | None = None
     timeout_s: float = 600.0
+    endpoint: EndpointClass = EndpointClass.OPAQUE
+    lookup_lag_s: float = 60.0
+    """At a ``lookup`` endpoint: from a crash until every call that was made before it can be found."""
     options: tuple[tuple[str, str], ...] = ()
     """Provider options, for instance ``model_path`` of a local account."""
 

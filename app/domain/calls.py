@@ -37,6 +37,8 @@ class ModelCall:
     """Seconds from now until the answer is worthless."""
     avoid_accounts: tuple[str, ...] = ()
     """Accounts that failed this very work before; taken only if nobody else can serve."""
+    account: str = ""
+    """The only account that may serve it: it was sent there before, under the same key. Empty: any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ borders: frozen, plain data, picklable, equal after.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
@@ -132,6 +132,11 @@ class ChatRequest:
     anthropic_fields: dict[str, Json] | None = None
     """Body fields in Anthropic's own words, verbatim: hints, and what ``reasoning_effort`` says in everyone's. Its
     adapter sends them in place of that; other adapters ignore them."""
+    call_key: str | None = field(default=None, repr=False)
+    """Our own name of the call, for providers that bill the same key once or find calls by it. Not what is asked:
+    ``repr`` tells requests apart by that."""
+    lost_at_s: float | None = field(default=None, repr=False)
+    """When this very call, sent before under the same key, was lost; seconds since 1970. None: it was never sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

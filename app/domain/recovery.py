@@ -6,28 +6,21 @@ and then nobody can know whether the call was billed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from app.domain.accounts import OnUnknown
+from app.domain.accounts import EndpointClass, OnUnknown, Orchestra
 from app.domain.run import CallRecord, CallState
 
 LOST_MAX = 3
 """A call that took its conductor with it so often is not sent again: perhaps it is the cause."""
 
 
-class EndpointClass(StrEnum):
-    """What an endpoint offers to somebody who lost an answer."""
-
-    OPAQUE = "opaque"
-    """Nothing: whether the call was billed stays unknown."""
-    LOOKUP = "lookup"
-    """Calls can be found again under our key, some time after they were made."""
-    IDEMPOTENT = "idempotent"
-    """The same key again is the same call, billed once."""
-
-
+TO_BE_PLACED = ""
+"""The account of a call whose account is written down before it is sent: while it says this, it has not left. None: it
+is not written down, and the call may be anywhere."""
 Ruling = Literal["buy_again", "give_up"]
 """What that person decided."""
 
@@ -62,9 +55,24 @@ class RecoveryPolicy:
     """What a person decided on it, if one did."""
 
 
+def is_placed(models: Sequence[str], orchestra: Orchestra) -> bool:
+    """Tell whether a call of these models has its account written down before it is sent, whichever takes it.
+
+    That is done for endpoints that can be asked again, and costs a commit.
+    """
+    serving = [account for model in models for account in orchestra.accounts_of(model)]
+    return bool(serving) and all(account.endpoint is not EndpointClass.OPAQUE for account in serving)
+
+
+def endpoint_of(call: CallRecord, orchestra: Orchestra) -> EndpointClass:
+    """Return what the endpoint offers that ``call`` was sent to; nothing where that is not known."""
+    found = next((account for account in orchestra.accounts if account.name == call.account), None)
+    return EndpointClass.OPAQUE if found is None else found.endpoint
+
+
 def recover(call: CallRecord, endpoint: EndpointClass, policy: RecoveryPolicy) -> Decision:
     """Return what to do with ``call`` in a new life of its run's conductor."""
-    if call.state is CallState.INTENT:
+    if call.state is CallState.INTENT or (call.state is CallState.SENT and call.account == TO_BE_PLACED):
         return Decision.SEND
     if call.state is CallState.HELD:
         if policy.ruling is None:

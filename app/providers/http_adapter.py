@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from app.domain.accounts import AccountSpec, ModelInfo
+from app.domain.accounts import AccountSpec, EndpointClass, ModelInfo
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult, Json
 from app.domain.errors import UpstreamError, UpstreamKind
 from app.domain.gateway import EmbeddingRequest, EmbeddingResult
@@ -22,9 +22,11 @@ from app.providers.embeddings import EmbeddingWire, no_embeddings
 from app.providers.http_client import EventStream, Exchange, HttpReply, WireCall
 from app.providers.payload import parse_json
 from app.providers.rate_headers import read_observations
-from app.providers.wire import ModelTable, StreamDecoder, Wire, broken_off, check_request
+from app.providers.wire import Finder, ModelTable, StreamDecoder, Wire, broken_off, check_request, wire_key
 
 HEALTH_TIMEOUT_S = 10.0
+LOOK_AGAIN_S = 2.0
+"""Between two looks for a call that was lost."""
 
 
 class HttpAdapter:
@@ -44,6 +46,7 @@ class HttpAdapter:
         self._models = models
         self._wire = wire
         self._embeddings = embeddings
+        self._finder = wire if isinstance(wire, Finder) and account.endpoint is EndpointClass.LOOKUP else None
         self._exchange = Exchange(wire.provider)
         self._flights = 0
         self._idle = asyncio.Event()
@@ -56,7 +59,12 @@ class HttpAdapter:
     async def chat_completion(self, request: ChatRequest, *, timeout_s: float) -> ChatResult:
         """See ``base.ProviderAdapter``."""
         check_request(request)
-        reply = await self._fetch(self._wire.encode(request, stream=False), timeout_s)
+        call = self._keyed(self._wire.encode(request, stream=False), request)
+        if request.lost_at_s is not None and self._finder is not None:
+            found = await self._find(request, request.lost_at_s, timeout_s)
+            if found is not None:
+                return found
+        reply = await self._fetch(call, timeout_s)
         result = self._wire.decode(self._json(reply), request)
         observations = read_observations(reply.headers, now_s=time.time())
         return replace(result, observations=observations) if observations else result
@@ -66,7 +74,7 @@ class HttpAdapter:
     ) -> AsyncGenerator[ChatDelta, None]:
         """See ``base.ProviderAdapter``."""
         check_request(request)
-        call = self._wire.encode(request, stream=True)
+        call = self._keyed(self._wire.encode(request, stream=True), request)
         self._depart()
         try:
             timeout_s = min(timeout_s, self._account.timeout_s)
@@ -173,6 +181,36 @@ class HttpAdapter:
         if has_error(body):
             raise classify_event(body, provider=provider, began=False)
         return body
+
+    def _keyed(self, call: WireCall, request: ChatRequest) -> WireCall:
+        """Return the request with our key, where the endpoint bills the same key once."""
+        if request.call_key is None or self._account.endpoint is not EndpointClass.IDEMPOTENT:
+            return call
+        return replace(call, headers={**call.headers, "idempotency-key": wire_key(request.call_key)})
+
+    async def _find(self, request: ChatRequest, lost_at_s: float, timeout_s: float) -> ChatResult | None:
+        """Return the answer to an earlier sending, once the endpoint lists it; None where it certainly never will.
+
+        Raises:
+            UpstreamError: it cannot be looked for, so nothing may be sent; whether it was billed stays unknown.
+        """
+        assert self._finder is not None, "only asked of endpoints that list calls"
+        until_s = time.monotonic() + timeout_s
+        while True:
+            # Looked at before the list is: what comes to be listed meanwhile is found the next time.
+            overdue = time.time() - lost_at_s >= self._account.lookup_lag_s
+            try:
+                left_s = max(0.001, until_s - time.monotonic())
+                found = self._finder.decode_found(self._json(await self._fetch(self._finder.find(request), left_s)))
+            except UpstreamError as error:
+                error.billed = None
+                raise
+            if found is not None:
+                return self._wire.decode(found, request)
+            if overdue:
+                return None
+            wait_s = min(LOOK_AGAIN_S, max(0.0, lost_at_s + self._account.lookup_lag_s - time.time()))
+            await asyncio.sleep(wait_s)
 
     async def _fetch(self, call: WireCall, timeout_s: float) -> HttpReply:
         self._depart()

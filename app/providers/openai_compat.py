@@ -10,16 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from urllib.parse import urlencode
 
-from app.domain.accounts import AccountSpec, ModelInfo, StructuredOutput
+from app.domain.accounts import AccountSpec, EndpointClass, ModelInfo, StructuredOutput
 from app.domain.chat import ChatRequest, ChatResult, ImagePart, Json, Message, Role, ToolSpec
 from app.providers import openai_reply
 from app.providers.embeddings import OpenAIEmbeddings
 from app.providers.http_adapter import HttpAdapter
 from app.providers.http_client import WireCall
 from app.providers.payload import as_list, as_object, find_text
-from app.providers.wire import ModelTable, base_url, check_key, refuse, schema_instruction, with_extra
+from app.providers.wire import ModelTable, base_url, check_key, refuse, schema_instruction, wire_key, with_extra
 
+KEY_NAME = "tutti_call"
+"""Among a stored completion's metadata: our key."""
 _FAILED = "The tool failed:"
 _RESERVED = frozenset(("n", "functions", "function_call"))
 
@@ -120,6 +123,7 @@ class OpenAIWire:
         self._models = models
         self._dialect = dialect
         self._url = base_url(account, dialect.base_url)
+        self._lookup = account.endpoint is EndpointClass.LOOKUP
         self._headers = {"content-type": "application/json"}
         if account.api_key:
             self._headers["authorization"] = f"Bearer {account.api_key}"
@@ -162,6 +166,8 @@ class OpenAIWire:
         body |= {name: value for name, value in optional.items() if value is not None}
         if request.reasoning_effort is not None:
             body |= dialect.efforts.get(request.reasoning_effort, {"reasoning_effort": request.reasoning_effort})
+        if self._lookup and request.call_key is not None and not any(name == "store" for name, _text in request.extra):
+            body |= {"store": True, "metadata": {KEY_NAME: wire_key(request.call_key)}}
         return WireCall(
             url=f"{self._url}/chat/completions",
             headers=self._headers,
@@ -175,6 +181,16 @@ class OpenAIWire:
     def decoder(self, request: ChatRequest) -> openai_reply.OpenAIStream:
         """See ``wire.Wire``."""
         return openai_reply.OpenAIStream(request, self.provider)
+
+    def find(self, request: ChatRequest) -> WireCall:
+        """See ``wire.Finder``: the list of stored completions, by our key among their metadata."""
+        query = urlencode({f"metadata[{KEY_NAME}]": wire_key(request.call_key or ""), "limit": 1})
+        return WireCall(method="GET", url=f"{self._url}/chat/completions?{query}", headers=self._headers)
+
+    def decode_found(self, body: Json) -> Json:
+        """See ``wire.Finder``."""
+        listed = as_list(as_object(body).get("data"))
+        return listed[0] if listed else None
 
     def list_models(self) -> WireCall:
         """See ``wire.Wire``."""

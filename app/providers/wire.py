@@ -6,9 +6,10 @@ Also holds the checks and estimates that every format shares. Implemented in ``o
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from app.domain.accounts import AccountSpec, ModelInfo, StructuredOutput
@@ -71,6 +72,22 @@ class Wire(Protocol):
 
     def decode_models(self, body: Json) -> tuple[tuple[str, ...], bool]:
         """Return the models' upstream names and whether the list is complete."""
+
+
+@runtime_checkable
+class Finder(Protocol):
+    """A wire whose provider finds calls by a key that we sent with them."""
+
+    def find(self, request: ChatRequest) -> WireCall:
+        """Return the request that lists what was answered under the key of ``request``."""
+
+    def decode_found(self, body: Json) -> Json:
+        """Return the answer among what was listed, as ``Wire.decode`` takes it; None where there is none (yet)."""
+
+
+def wire_key(call_key: str) -> str:
+    """Return our name of a call as providers get it: short, of plain letters, and telling them nothing."""
+    return hashlib.sha256(call_key.encode()).hexdigest()
 
 
 class ModelTable:

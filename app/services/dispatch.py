@@ -139,6 +139,7 @@ class Dispatcher:
                 input_tokens=estimate_tokens(call.request),
                 output_tokens_max=call.request.output_tokens_max or OUTPUT_TOKENS_DEFAULT,
                 avoid_accounts=call.avoid_accounts,
+                only=frozenset((call.account, model) for model in call.models) if call.account else frozenset(),
             ),
         )
         self._ready[call.call_id] = waiting

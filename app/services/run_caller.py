@@ -32,7 +32,16 @@ from app.domain.errors import (
 )
 from app.domain.estimate import estimate_tokens
 from app.domain.ports import Clock, ModelCaller
-from app.domain.recovery import LOST_MAX, Decision, EndpointClass, RecoveryPolicy, Ruling, recover
+from app.domain.recovery import (
+    LOST_MAX,
+    TO_BE_PLACED,
+    Decision,
+    RecoveryPolicy,
+    Ruling,
+    endpoint_of,
+    is_placed,
+    recover,
+)
 from app.domain.retries import FREE_REFUSALS
 from app.domain.run import CallRecord, CallState
 from app.services.dispatch import StoppedUnsentError
@@ -40,11 +49,15 @@ from app.services.run_books import Ended, RunBooks
 
 LOST = "its conductor died while it was on its way"
 """Stands as the error of such a call."""
+_TRY = re.compile(r"/try(\d+)(?:/life\d+)?$")
 _AGAIN = re.compile(r"(?:/(?:try|life)\d+)+$")
 
 TRIES_MAX = 6
 """Accounts tried for one call."""
 RETRIES_MIN = 3
+RESEND_PAUSES_S = (1.0, 4.0, 15.0)
+"""Between sendings of the same call to the only account that knows it."""
+_UNDER_ITS_KEY = frozenset({Decision.SEND, Decision.RESEND, Decision.LOOK_UP})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +121,9 @@ class RunCaller:
         self._records: dict[str, CallRecord] = {}
         self._booked: dict[str | None, dict[str, CallRecord]] = {}
         self._given_up: set[str] = set()
+        self._open: dict[str, CallRecord] = {}
+        """By the call's own id: what an earlier life sent and this one sends again."""
+        self._recovered_s = 0.0
         self.spans: list[CallSpan] = []
 
     def remember(self, records: Sequence[CallRecord]) -> None:
@@ -123,15 +139,18 @@ class RunCaller:
         What was held for them counts as spent until somebody knows better.
         """
         changed, held = [], []
+        self._recovered_s = self._clock.wall_s()
         for record in list(self._records.values()):
             policy = RecoveryPolicy(
                 on_unknown=on_unknown(record),
                 lost_before=self._times_lost(record),
                 ruling=ruling_of(record),
             )
-            # Every endpoint is taken for opaque until its account says what it offers.
-            decision = recover(record, EndpointClass.OPAQUE, policy)
-            if decision is not Decision.KEEP:
+            decision = recover(record, endpoint_of(record, self._books.orchestra()), policy)
+            if decision in _UNDER_ITS_KEY:
+                self._open[_work_of(record.key)] = record = replace(record, tries=record.tries + 1)
+                changed.append(record)
+            elif decision is not Decision.KEEP:
                 state = CallState.HELD if decision is Decision.ASK else CallState.UNKNOWN
                 changed.append(replace(record, state=state, settled_s=self._clock.wall_s(), error=LOST))
             if decision is Decision.ASK:
@@ -162,6 +181,12 @@ class RunCaller:
         replayed = self._replayed(call)
         if replayed is not None:
             return replayed
+        lost = self._open.pop(call.call_id, None)
+        if lost is not None:
+            if lost.request_sha == _request_sha(call.request):
+                return await self._resume(call, lost)
+            # It would be asked something else: what was bought under the old key stays unknown.
+            await self._leave_unknown(lost, LOST)
         avoid = call.avoid_accounts
         deadline_ns = self._clock.monotonic_ns() + int(call.deadline_s * 1e9)
         for number in range(1, TRIES_MAX + 1):
@@ -169,7 +194,9 @@ class RunCaller:
             if left_s <= 0:
                 raise DeadlineError(f"{call.purpose} was not answered within {call.deadline_s:.0f} s")
             call_id = call.call_id if number == 1 else f"{call.call_id}/try{number}"
-            attempt = replace(call, call_id=self._unused_key(call_id), avoid_accounts=avoid, deadline_s=left_s)
+            key = self._unused_key(call_id)
+            request = replace(call.request, call_key=key)
+            attempt = replace(call, call_id=key, request=request, avoid_accounts=avoid, deadline_s=left_s)
             try:
                 answer = await self._try(attempt, number)
             except UpstreamError as error:
@@ -193,6 +220,40 @@ class RunCaller:
         self.spans.append(CallSpan(call=call, answer=answer))
         return answer
 
+    async def _resume(self, call: ModelCall, lost: CallRecord) -> CallAnswer:
+        """Send a call again that an earlier life sent, to the same account under the same key: it is billed once.
+
+        Its hold was left unknown, and only its answer ends that: a refusal of this sending says nothing of the first.
+        """
+        same = replace(
+            call,
+            call_id=lost.key,
+            account=lost.account or "",
+            models=(lost.model,) if lost.model else call.models,
+            request=replace(call.request, call_key=lost.key, lost_at_s=self._recovered_s if lost.account else None),
+        )
+        for pause_s in (*RESEND_PAUSES_S, None):
+            try:
+                answer = await self._inner.call(same)
+                break
+            except UpstreamError as error:
+                self._on_failure(call, error, pause_s is not None)
+                if pause_s is None:
+                    await self._leave_unknown(lost, error.message)
+                    raise
+                await asyncio.sleep(pause_s)
+            except BaseException as error:
+                await self._leave_unknown(lost, str(error) or LOST)
+                raise
+        ended = self._books.answered(lost, same, answer)
+        await self._finish(ended)
+        self.spans.append(CallSpan(call=call, answer=answer))
+        return replace(answer, cost_usd=ended.record.cost_usd)
+
+    async def _leave_unknown(self, record: CallRecord, error: str) -> None:
+        self._keep(replace(record, state=CallState.UNKNOWN, settled_s=self._clock.wall_s(), error=error))
+        await self._journal.record_calls([self._records[record.key]], [])
+
     async def _begin(self, call: ModelCall, number: int) -> CallRecord:
         """Record a call as sent with the hold of its ceiling: on disk before anything leaves, or not at all."""
         now_s = self._clock.wall_s()
@@ -204,6 +265,7 @@ class RunCaller:
             attempt=call.attempt,
             state=CallState.SENT,
             models=call.models,
+            account=TO_BE_PLACED if is_placed(call.models, self._books.orchestra()) else None,
             request_sha=_request_sha(call.request),
             created_s=now_s,
             sent_s=now_s,
@@ -322,7 +384,8 @@ class RunCaller:
 
     def _times_lost(self, record: CallRecord) -> int:
         work = _work_of(record.key)
-        return sum(one.error == LOST and _work_of(one.key) == work for one in self._records.values())
+        same = [one for one in self._records.values() if _work_of(one.key) == work]
+        return sum((one.error == LOST) + max(0, one.tries - _first_try(one.key)) for one in same)
 
 
 def _ceiling(request: ChatRequest) -> int:
@@ -331,6 +394,12 @@ def _ceiling(request: ChatRequest) -> int:
 
 def _request_sha(request: ChatRequest) -> str:
     return hashlib.sha256(repr(request).encode()).hexdigest()
+
+
+def _first_try(key: str) -> int:
+    """Return which try a key was made for; a row that says more was sent again under it."""
+    found = _TRY.search(key)
+    return int(found[1]) if found else 1
 
 
 def _work_of(key: str) -> str:

@@ -113,6 +113,8 @@ def _account(section: AccountSection, groups: Mapping[str, GroupSection], table:
         limits=limits,
         quota_group=section.quota_group,
         timeout_s=section.timeout_s,
+        endpoint=section.endpoint,
+        lookup_lag_s=section.lookup_lag_s,
         options=tuple(section.options.items()),
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.domain.accounts import Provider
+from app.domain.accounts import EndpointClass, Provider
 from app.domain.chat import Json
 from app.domain.gateway import AUTO
 from app.settings.books_references import check_books
@@ -20,6 +20,11 @@ from app.settings.model_table import ModelTable
 from app.settings.problems import FieldPath, did_you_mean, field_name, hide_keys, shown
 from app.settings.provider_defaults import KEY_VARIABLES, OPTIONS, PLUGIN_OPTION
 
+_OFFERED = {
+    EndpointClass.LOOKUP.value: (Provider.OPENAI.value, Provider.CUSTOM.value),
+    EndpointClass.IDEMPOTENT.value: tuple(kind.value for kind in Provider if kind is not Provider.LOCAL),
+}
+"""Endpoint classes that an account's provider may be said to have."""
 _NEEDS_NO_KEY = frozenset({Provider.CUSTOM.value, Provider.LOCAL.value})
 
 
@@ -168,6 +173,11 @@ def _check_provider(document: Document, account: Mapping[str, Json], path: Field
         for key in ("base_url", "api_key"):
             if account.get(key) is not None:
                 document.report((*path, key), "provider 'local' takes none", "delete the line")
+    endpoint = account.get("endpoint")
+    if isinstance(endpoint, str) and provider not in _OFFERED.get(endpoint, (provider,)):
+        document.report(
+            (*path, "endpoint"), f"provider {provider!r} does not offer {endpoint!r}", "delete the line: it is `opaque`"
+        )
     options = account.get("options")
     if isinstance(options, dict) and PLUGIN_OPTION not in options:
         known = [*OPTIONS.get(Provider(provider), {}), PLUGIN_OPTION]

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
-from app.domain.accounts import ModelKind, OnUnknown, Provider, StructuredOutput, Tier
+from app.domain.accounts import EndpointClass, ModelKind, OnUnknown, Provider, StructuredOutput, Tier
 from app.settings.books_schema import BudgetSection, LongContextSection, PeakSection, PriceSection
 from app.settings.fields import (
     EMPTY_IF_NULL,
@@ -105,6 +105,21 @@ class AccountSection(Section):
     )
     timeout_s: Annotated[float, BeforeValidator(seconds(1, 3_600))] = setting(
         600.0, "Longest time one call may take.", kind="number from 1 to 3600", unit="seconds", example="120"
+    )
+    endpoint: EndpointClass = setting(
+        EndpointClass.OPAQUE,
+        "What it offers when an answer was lost: `opaque` nothing; `lookup` finds calls by our key (OpenAI's stored "
+        "completions: every call is then stored there); `idempotent` honours `Idempotency-Key`.",
+        kind="one of " + ", ".join(f"`{kind.value}`" for kind in EndpointClass),
+        example="idempotent",
+    )
+    lookup_lag_s: Annotated[float, BeforeValidator(seconds(0, 3_600))] = setting(
+        60.0,
+        "At a `lookup` endpoint: how long after a crash a call that was made before it may first be listed. Only after "
+        "that is it sent again, so count in the longest answer.",
+        kind="number from 0 to 3600",
+        unit="seconds",
+        example="120",
     )
     options: Annotated[dict[str, Option], EMPTY_IF_NULL] = setting(
         dict,

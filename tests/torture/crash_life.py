@@ -20,7 +20,7 @@ from actors.account import AccountHost
 from actors.clock import SystemClock
 from actors.store import Store
 from app import settings
-from app.domain.accounts import AccountSpec, OnUnknown, Orchestra
+from app.domain.accounts import AccountSpec, EndpointClass, OnUnknown, Orchestra
 from app.domain.books.budgets import Owners
 from app.domain.calls import Admission, CallOrder, Collected, ModelCall
 from app.domain.chat import ChatRequest, Message, Role
@@ -50,6 +50,8 @@ OUTPUT_TOKENS_MAX = 64
 LIFE_S = 120.0
 """How much later each life looks at the clock: by then the holds of the one before are overdue."""
 DEADLINE_S = 30.0
+STORE_LAG_S, LOOKUP_LAG_S = 0.2, 0.3
+"""What the provider takes to list a stored completion, and what we are told that it takes at most."""
 WRONG_BOOKS = 3
 """Exit status of a life that found its books not adding up."""
 
@@ -96,6 +98,8 @@ def configuration(life: Life) -> dict[str, Any]:
                 "models": [MODEL],
                 "limits": {"concurrency": 16},
                 "timeout_s": DEADLINE_S,
+                "endpoint": life.endpoint if life.endpoint in set(EndpointClass) else "opaque",
+                "lookup_lag_s": LOOKUP_LAG_S,
             }
         ],
         "coordinator": {"model": MODEL},

@@ -21,7 +21,7 @@ import httpx
 
 from app.storage.place import FILE_NAME
 from tests.fakes.simulated import Simulator
-from tests.torture.crash_life import Life, Way, live
+from tests.torture.crash_life import STORE_LAG_S, Life, Way, live
 
 LIFE_WITHIN_S = 120.0
 QUIET_WITHIN_S = 30.0
@@ -233,4 +233,6 @@ def simulator_document() -> dict[str, object]:
         "profile": {"latency": {"kind": "constant", "mean_s": 0}},
         "default_reply": "lorem",
         "bill_on_disconnect": "all",
+        "idempotency": True,
+        "store_lag_s": STORE_LAG_S,
     }

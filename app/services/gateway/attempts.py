@@ -59,6 +59,8 @@ class Bid(Generic[R]):
     billing: Billing = field(default_factory=Billing)
     billable_output_tokens: int | None = None
     """The most that it may generate, all choices together; None: ``output_tokens_max``."""
+    key: str = ""
+    """Our name of the call, the same when its client repeats it; empty: it is the first attempt's."""
 
     @property
     def extent(self) -> Extent:
@@ -177,6 +179,9 @@ class Attempts:
                 state.last = error
                 if number == self._attempts_max:
                     raise
+                if not bid.key:
+                    # One key for all attempts: an account that honours it bills the call once, however often it comes.
+                    bid = replace(bid, key=permit.call_id)
                 await self._prepare(bid, state, error, permit, until_s)
             else:
                 return answer, Won(permit=permit, attempts=number, upstream_s=self._now_s() - began_s)
@@ -228,7 +233,11 @@ class Attempts:
         return await asking
 
     async def _asked(self, bid: Bid[ChatRequest], permit: Permit, upstream: Upstream, left_s: float) -> ChatResult:
-        request = replace(bid.request, model=self._upstreams.name(permit.account, permit.model))
+        request = replace(
+            bid.request,
+            model=self._upstreams.name(permit.account, permit.model),
+            call_key=bid.key or permit.call_id,
+        )
         began_s = self._now_s()
         result = await self._sent(permit, upstream.chat_completion(request, timeout_s=left_s))
         duration_s = self._now_s() - began_s
@@ -294,7 +303,11 @@ class Attempts:
     async def _opened(
         self, bid: Bid[ChatRequest], permit: Permit, upstream: Upstream, left_s: float
     ) -> AsyncGenerator[ChatDelta, None]:
-        request = replace(bid.request, model=self._upstreams.name(permit.account, permit.model))
+        request = replace(
+            bid.request,
+            model=self._upstreams.name(permit.account, permit.model),
+            call_key=bid.key or permit.call_id,
+        )
         began_s = self._now_s()
         deltas = upstream.chat_completion_stream(request, timeout_s=left_s, idle_timeout_s=bid.idle_timeout_s)
         try:

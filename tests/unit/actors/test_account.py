@@ -23,9 +23,10 @@ MODELS = [ModelInfo(name="m", family="f")]
 
 
 class Saved:
-    """Where limiter states go."""
+    """Where limiter states and the places of calls go."""
 
     def __init__(self) -> None:
+        self.places: list[tuple[str, str, str]] = []
         self.states: dict[tuple[str, str], SavedLimiter] = {}
 
     async def save_limiters(self, states: Sequence[SavedLimiter], wall_s: float) -> None:
@@ -33,6 +34,9 @@ class Saved:
 
     async def find_limiters(self, keys: Sequence[tuple[str, str]]) -> Sequence[SavedLimiter]:
         return [self.states[key] for key in keys if key in self.states]
+
+    async def place_call(self, key: str, account: str, model: str) -> None:
+        self.places.append((key, account, model))
 
 
 def an_account(name: str = "a", limits: LimitSpec | None = None, *, key: str = "k") -> AccountSpec:

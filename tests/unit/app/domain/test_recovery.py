@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain.accounts import OnUnknown
-from app.domain.recovery import LOST_MAX, Decision, EndpointClass, RecoveryPolicy, Ruling, recover
+from app.domain.accounts import EndpointClass, OnUnknown
+from app.domain.recovery import LOST_MAX, Decision, RecoveryPolicy, Ruling, recover
 from app.domain.run import CallRecord, CallState
 
 ENDED = (CallState.DONE, CallState.FAILED, CallState.UNKNOWN, CallState.CANCELLED)
