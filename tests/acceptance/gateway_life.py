@@ -35,6 +35,9 @@ PROVIDER_BURST_S = 6.0
 """What the provider allows beyond ours: one second of requests that overtake each other on their way."""
 RETRY_RATIO = 0.2
 CALLERS = ("anna", "binh", "chen")
+LIMITED = "dana"
+"""A caller with a limit of its own."""
+LIMITED_CALLS = 4
 LONG_WORDS = 120
 TOKENS_PER_S = 30
 """A stream of so many words takes about 7 s."""
@@ -88,7 +91,12 @@ def configuration(url: str) -> dict[str, Any]:
         "coordinator": {"model": FREE},
         "routing": {"general": {"primary": [FREE]}},
         "models": {name: MODEL for name in (FREE, TIGHT, STORMY)},
-        "auth": {"keys": [{"name": name, "key": f"key-of-{name}"} for name in CALLERS]},
+        "auth": {
+            "keys": [
+                *({"name": name, "key": f"key-of-{name}"} for name in CALLERS),
+                {"name": LIMITED, "key": f"key-of-{LIMITED}", "limits": {"concurrency": LIMITED_CALLS}},
+            ]
+        },
         "gateway": {"queue_timeout_s": QUEUE_S, "retry_ratio": RETRY_RATIO},
     }
 

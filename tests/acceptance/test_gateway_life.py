@@ -7,18 +7,22 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from app.domain.hosting import host_name
+from app.domain.hosting import CALLERS_HOST, host_name
+from app.services.gateway.caller_gate import PATIENCE_S
 from tests.acceptance.conftest import ServeIt, gone_within
 from tests.acceptance.gateway_life import (
     BURST_S,
     FREE,
     GREETING,
+    LIMITED,
+    LIMITED_CALLS,
     RETRY_RATIO,
     STORM,
     STORMY,
@@ -110,6 +114,27 @@ def test_limit_holds_in_the_minute_in_which_a_process_is_killed(cluster: Cluster
 
 
 # Storms.
+
+
+def test_calls_wait_while_the_actor_of_the_callers_limits_is_restarted(cluster: Cluster) -> None:
+    """Nobody with a limit fails in the seconds after its death, unless it is away for longer than calls wait."""
+    assert post(cluster.url, body(FREE, "please greet"), caller=LIMITED).status_code == 200
+    time.sleep(2.0)  # spare permits go back
+    before = cluster.tell(pid_of=CALLERS_HOST)["pid"]
+    psutil.Process(before).kill()
+
+    def ask(_number: int) -> tuple[int, float]:
+        began_s = time.monotonic()
+        status = post(cluster.url, body(FREE, "please greet"), caller=LIMITED).status_code
+        return status, time.monotonic() - began_s
+
+    with ThreadPoolExecutor(LIMITED_CALLS) as pool:
+        asked = list(pool.map(ask, range(4 * LIMITED_CALLS)))
+    print("status and seconds:", [(status, round(took_s, 1)) for status, took_s in asked])
+    until(lambda: ask(0)[0] == 200, within_s=60)
+
+    assert {status for status, took_s in asked if took_s < PATIENCE_S - 0.5} <= {200}
+    assert cluster.tell(pid_of=CALLERS_HOST)["pid"] != before
 
 
 def test_storm_is_not_fed_and_ends_by_itself(cluster: Cluster) -> None:
