@@ -84,7 +84,7 @@ def a_claim(*, caller: str, key: str, request: ChatRequest | EmbeddingRequest, h
     said = [
         (field.name, value)
         for field in fields(request)
-        if field.name != "stream" and (value := getattr(request, field.name)) != field.default
+        if field.repr and field.name != "stream" and (value := getattr(request, field.name)) != field.default
     ]
     text = f"{type(request).__name__} {said!r}"
     return Claim(
@@ -92,6 +92,11 @@ def a_claim(*, caller: str, key: str, request: ChatRequest | EmbeddingRequest, h
         fingerprint=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
         holder=holder,
     )
+
+
+def call_key(claim: Claim) -> str:
+    """Return the name that a keyed call has in front of providers, however often it is sent, and by whom."""
+    return f"{claim.place[:32]}{claim.fingerprint[:32]}"
 
 
 def answer_bytes(answer: KeptAnswer) -> int:

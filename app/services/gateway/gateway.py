@@ -32,7 +32,7 @@ from app.domain.gateway import (
 )
 from app.domain.load import LoadRow
 from app.domain.ports import Clock
-from app.domain.repeats import KeptAnswer
+from app.domain.repeats import KeptAnswer, a_claim, call_key
 from app.domain.response_cache import ResponseCache, replay
 from app.domain.route_explanation import explain
 from app.domain.routed import Needs
@@ -315,6 +315,7 @@ class Gateway:
             idle_timeout_s=self._spec.idle_timeout_s,
             billing=self._billing(call, wish),
             billable_output_tokens=self._billable(request, routed.candidates),
+            key=_key_of(call),
         )
 
     async def _admit(self, call: ClientCall | EmbeddingCall, bid: Bid[T]) -> tuple[Admitted, Bid[T]]:
@@ -406,6 +407,13 @@ def _said(result: ChatResult) -> ChatResult:
     """Return an answer with its refusal in its text: there it is in a stream."""
     others = tuple(_said(other) for other in result.other_choices)
     return replace(result, text=result.text + (result.refusal or ""), refusal=None, other_choices=others)
+
+
+def _key_of(call: ClientCall) -> str:
+    """Return our name of a call that its client may repeat: who takes it over after a crash sends the same one."""
+    if call.idempotency_key is None:
+        return ""
+    return call_key(a_claim(caller=call.caller.name, key=call.idempotency_key, request=call.asked.chat, holder=""))
 
 
 def _kept(result: ChatResult | EmbeddingResult, facts: Facts) -> KeptAnswer:

@@ -41,10 +41,12 @@ class Provided(Upstream):
     usage: Usage = USED
     refusal: str | None = None
     sent: int = 0
+    names: list[str | None] = field(default_factory=list)
     stopped: int = 0
 
     async def chat_completion(self, request: ChatRequest, *, timeout_s: float) -> ChatResult:
         self.sent += 1
+        self.names.append(request.call_key)
         await asyncio.sleep(1.0)
         if self.error is not None:
             raise self.error
@@ -365,6 +367,26 @@ def test_gateway_goes_on_with_a_keyed_stream_when_its_client_leaves() -> None:
             assert parts[-1].usage == USED
             assert scene.upstream.sent == 1
             assert await scene.used() == 50
+
+    play(story)
+
+
+def test_gateway_names_a_keyed_call_to_its_provider_as_every_replica_would() -> None:
+    """A provider that honours the name bills the call once, also where another replica takes it over."""
+
+    async def story(clock: VirtualClock) -> None:
+        names = []
+        for _replica in range(2):
+            async with a_scene(clock) as scene:
+                await scene.gateway.complete(keyed(scene.call()))
+                other = replace(scene.call(), idempotency_key="another")
+                await scene.gateway.complete(other)
+                names.append(scene.upstream.names)
+        (first, second) = names
+
+        assert first == second
+        assert len(set(first)) == 2
+        assert all(first)
 
     play(story)
 
