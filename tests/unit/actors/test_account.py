@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 
 from actors.account import AccountHost
-from app.domain.accounts import AccountSpec, ModelInfo, Provider
+from app.domain.accounts import AccountSpec, EndpointClass, ModelInfo, Provider
 from app.domain.calls import CallOrder, CallOutcome
 from app.domain.chat import ChatRequest, ChatResult
-from app.domain.errors import InternalError, UpstreamError, UpstreamKind
+from app.domain.errors import ConflictError, InternalError, UpstreamError, UpstreamKind
 from app.domain.leases import Exchange, PermitWish
 from app.domain.limiter_state import SavedLimiter
 from app.domain.limits import LimitSpec
@@ -27,6 +27,7 @@ class Saved:
 
     def __init__(self) -> None:
         self.places: list[tuple[str, str, str]] = []
+        self.not_any_more: set[str] = set()
         self.states: dict[tuple[str, str], SavedLimiter] = {}
 
     async def save_limiters(self, states: Sequence[SavedLimiter], wall_s: float) -> None:
@@ -36,6 +37,8 @@ class Saved:
         return [self.states[key] for key in keys if key in self.states]
 
     async def place_call(self, key: str, account: str, model: str) -> None:
+        if key in self.not_any_more:
+            raise ConflictError("it was taken for lost")
         self.places.append((key, account, model))
 
 
@@ -273,3 +276,42 @@ async def test_a_live_check_stays_within_the_limits_and_revives_a_topped_up_key(
     assert (paid.ok, paid.message) == (True, "answered")
     assert not full.ok
     assert full.message.startswith("not called: concurrency")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "places"),
+    [
+        (EndpointClass.OPAQUE, []),
+        (EndpointClass.LOOKUP, [("k1", "a", "m")]),
+        (EndpointClass.IDEMPOTENT, [("k1", "a", "m")]),
+    ],
+)
+async def test_where_a_call_goes_is_written_down_before_it_leaves_if_it_can_be_asked_for_again(
+    stage: Stage, endpoint: EndpointClass, places: list[tuple[str, str, str]]
+) -> None:
+    """Elsewhere it would be a commit for nothing."""
+    seen: list[list[tuple[str, str, str]]] = []
+
+    def answer(request: ChatRequest) -> ChatResult:
+        seen.append(list(stage.saved.places))
+        return ChatResult(text="ok")
+
+    stage.adapter.behaviour = answer
+    await stage.configure(replace(an_account(), endpoint=endpoint))
+    order = an_order("c1")
+    await stage.host.submit([replace(order, request=replace(order.request, call_key="k1"))])
+    await stage.collect(1)
+
+    assert seen == [places]
+
+
+async def test_a_call_that_was_taken_for_lost_meanwhile_is_not_sent(stage: Stage) -> None:
+    """Its run's new conductor has decided on it; a late sending would be a bill that nobody expects."""
+    stage.saved.not_any_more.add("k1")
+    await stage.configure(replace(an_account(), endpoint=EndpointClass.IDEMPOTENT))
+    order = an_order("c1")
+    await stage.host.submit([replace(order, request=replace(order.request, call_key="k1"))])
+    (outcome,) = await stage.collect(1)
+
+    assert isinstance(outcome.error, ConflictError)
+    assert stage.adapter.requests == []

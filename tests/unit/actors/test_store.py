@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,19 @@ async def test_writes_of_one_call_stand_each_for_itself_and_keep_their_order(sto
 
     assert [type(answer) for answer in answers] == [type(None)] * 10 + [NotFoundError] + [type(None)] * 20
     assert [event.kind for event in await store.events_after("run-1", 0, 0.0)] == [f"k{index}" for index in range(30)]
+
+
+async def test_a_call_is_placed_while_it_is_on_its_way_and_not_after(store: Store) -> None:
+    """Where it goes must be known before it leaves; what was taken for lost must not leave any more."""
+    await store.create_run(a_run())
+    call = CallRecord(key="k", run_id="run-1", task_id="t1", purpose="task", attempt=1, state=CallState.SENT)
+    await store.record_calls([call])
+    await store.place_call("k", "a", "m")
+    await store.place_call("k", "a", "m")
+    (placed,) = await store.calls_of("run-1")
+    await store.record_calls([replace(placed, state=CallState.UNKNOWN)])
+
+    assert (placed.account, placed.model, placed.state) == ("a", "m", CallState.SENT)
+    for key in ("k", "unheard-of"):
+        with pytest.raises(ConflictError):
+            await store.place_call(key, "b", "m")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from app.domain.accounts import EndpointClass, OnUnknown
-from app.domain.recovery import LOST_MAX, Decision, RecoveryPolicy, Ruling, recover
+from app.domain.recovery import LOST_MAX, TO_BE_PLACED, Decision, RecoveryPolicy, Ruling, recover
 from app.domain.run import CallRecord, CallState
 
 ENDED = (CallState.DONE, CallState.FAILED, CallState.UNKNOWN, CallState.CANCELLED)
@@ -60,3 +62,14 @@ def test_a_call_that_kills_its_conductor_is_given_up(endpoint: EndpointClass, on
 def test_a_held_call_waits_for_its_ruling(ruling: Ruling | None, decision: Decision) -> None:
     """Whoever asked for at most one bill gets no second one unasked."""
     assert recover(a_call(CallState.HELD), EndpointClass.OPAQUE, RecoveryPolicy(ruling=ruling)) is decision
+
+
+@pytest.mark.parametrize("on_unknown", ["retry", "hold"])
+@pytest.mark.parametrize("endpoint", EndpointClass)
+def test_a_call_that_was_to_be_placed_first_certainly_never_left(
+    endpoint: EndpointClass, on_unknown: OnUnknown
+) -> None:
+    """No account is written down, so nobody is asked whether to buy it."""
+    call = replace(a_call(CallState.SENT), account=TO_BE_PLACED)
+
+    assert recover(call, endpoint, RecoveryPolicy(on_unknown=on_unknown)) is Decision.SEND
