@@ -19,8 +19,10 @@ from typing import Any, TypeGuard
 from actors.clock import SystemClock
 from actors.handles import DirectoryHandle, HostHandles, StoreHandle
 from app.domain.accounts import Orchestra
+from app.domain.books.budgets import Owners
 from app.domain.books.money import is_amount
 from app.domain.errors import CapacityError, ConflictError, GatewayError, RequestError
+from app.domain.rework import forked, to_redo
 from app.domain.run import RunRecord, RunRequest, RunStatus
 from app.services.conduct import Conductor, Tools
 from app.services.dispatch import CallProgress, Dispatcher
@@ -91,8 +93,7 @@ class Coordinator:
         """
         check_request(request)
         await self._ready()
-        if len(self._tasks) >= RUNS_MAX:
-            raise CapacityError(f"{RUNS_MAX} runs are being conducted", retry_after_s=10.0)
+        self._refuse_if_full()
         now_s = self._clock.wall_s()
         new = RunRecord(
             run_id=f"run-{uuid.uuid4().hex[:20]}",
@@ -150,6 +151,67 @@ class Coordinator:
             self._run(conductor)
         return record
 
+    async def retry(self, run_id: str, task_id: str) -> RunRecord:
+        """Do one task of an ended run again, and what depends on it.
+
+        Raises:
+            NotFoundError, ConflictError (it has not ended), RequestError (no such task), CapacityError.
+        """
+        await self._ready()
+        self._refuse_if_full()
+        async with self._answering:
+            record = await self._journal.get_run(run_id)
+            again = to_redo(record, task_id)
+            record = await self._take(record)
+            for task in again:
+                await self._journal.record_task(run_id, task, [], record.epoch)
+            now_s = self._clock.wall_s()
+            rows = {task.task_id: task for task in (*record.tasks, *again)}
+            record = replace(
+                record,
+                status=RunStatus.ACCEPTED,
+                tasks=tuple(rows.values()),
+                document=None,
+                updated_s=now_s,
+                clock_s=now_s,
+            )
+            conductor = self._make(record)
+            conductor.emit("run.retried", task_id, tasks=[task.task_id for task in again])
+            await conductor.log.commit(lambda lines: self._journal.update_run(record, lines))
+            self._run(conductor)
+        return record
+
+    async def fork(self, run_id: str, task_id: str, more: str | None, buyers: Owners) -> RunRecord:
+        """Begin a new run with the results of another that do not depend on a task.
+
+        Raises:
+            NotFoundError, ConflictError (it has no plan), RequestError (no such task), CapacityError.
+        """
+        await self._ready()
+        self._refuse_if_full()
+        source = await self._journal.get_run(run_id)
+        fork = forked(source, task_id, more)
+        now_s = self._clock.wall_s()
+        buyers = replace(buyers, tenant=self._roster.orchestra().tenant)
+        request = replace(source.request, plan_only=False, idempotency_key=None, buyers=buyers)
+        new = RunRecord(
+            run_id=f"run-{uuid.uuid4().hex[:20]}",
+            status=RunStatus.ACCEPTED,
+            request=request,
+            created_s=now_s,
+            updated_s=now_s,
+            plan=fork.plan,
+            assumptions=source.assumptions,
+            tasks=fork.tasks,
+            forked_from=run_id,
+            epoch=FIRST_EPOCH,
+        )
+        record = await self._journal.create_run(new)
+        conductor = self._make(record)
+        conductor.emit("run.forked", task_id, run_id=run_id, reused=[task.task_id for task in fork.tasks])
+        self._run(conductor)
+        return record
+
     async def cancel(self, run_id: str) -> RunRecord:
         """Stop the run and its provider calls; an ended run stays as it is. Raises NotFoundError."""
         task = self._tasks.get(run_id)
@@ -162,6 +224,10 @@ class Coordinator:
             await self._ready()
             record = await self._make(await self._take(record)).withdraw()
         return record
+
+    def _refuse_if_full(self) -> None:
+        if len(self._tasks) >= RUNS_MAX:
+            raise CapacityError(f"{RUNS_MAX} runs are being conducted", retry_after_s=10.0)
 
     async def _take(self, record: RunRecord) -> RunRecord:
         """Become the run's conductor: writes of whoever was it before are refused from now on."""
@@ -190,11 +256,13 @@ class Coordinator:
         run_id = conductor.record.run_id
         task = asyncio.create_task(conductor.conduct(), name=run_id)
         self._conductors[run_id], self._tasks[run_id] = conductor, task
-        task.add_done_callback(lambda _task: self._forget(run_id))
+        task.add_done_callback(lambda ended: self._forget(run_id, ended))
 
-    def _forget(self, run_id: str) -> None:
-        self._conductors.pop(run_id, None)
-        self._tasks.pop(run_id, None)
+    def _forget(self, run_id: str, ended: asyncio.Task[RunRecord]) -> None:
+        # A run may go on under another conductor before the one that brought it to rest is gone.
+        if self._tasks.get(run_id) is ended:
+            self._conductors.pop(run_id, None)
+            self._tasks.pop(run_id, None)
 
     def _note_progress(self, progress: CallProgress) -> None:
         conductor = self._conductors.get(progress.call.run_id)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError, TaskCancelledError
 
-from app.domain.books.budgets import BudgetSpec
+from app.domain.books.budgets import BudgetSpec, Owners
 from app.domain.books.entries import Answer, Command
 from app.domain.books.figures import BudgetFigures, Difference, ExportRow, ReconcileLine
 from app.domain.books.prices import PriceRow
@@ -433,6 +433,14 @@ class DeskHandle:
 
     async def cancel(self, run_id: str) -> RunRecord:
         return cast("RunRecord", await self._coordinator.ask("cancel", run_id))
+
+    async def retry(self, run_id: str, task_id: str) -> RunRecord:
+        return cast("RunRecord", await self._coordinator.ask("retry", run_id, task_id))
+
+    async def fork(
+        self, run_id: str, task_id: str, *, more: str | None = None, buyers: Owners | None = None
+    ) -> RunRecord:
+        return cast("RunRecord", await self._coordinator.ask("fork", run_id, task_id, more, buyers or Owners()))
 
     async def accounts(self) -> Sequence[AccountView]:
         return await self._directory.views()

@@ -16,9 +16,10 @@ from typing import Annotated, Literal
 import typer
 
 from app.domain.run import RunRequest
-from app.terminal import operator_commands, project_commands, run_commands, serve_command
+from app.terminal import operator_commands, project_commands, rework_cli, run_commands, serve_command
 from app.terminal.connect import Target
 from app.terminal.execute import Doors, execute, leave
+from app.terminal.options import Config, Json, RunId, Server
 from app.terminal.output import ExitStatus
 from app.terminal.request_text import read_request_text
 from app.terminal.run_commands import Conducting
@@ -35,7 +36,10 @@ app = typer.Typer(
         "130 interrupted."
     ),
 )
-projects = typer.Typer(no_args_is_help=True, help="Projects on the running server: list, show, watch, answer, cancel.")
+projects = typer.Typer(
+    no_args_is_help=True, help="Projects on the running server: look, follow, answer, stop, do again."
+)
+projects.add_typer(rework_cli.commands)
 app.add_typer(projects, name="projects")
 db = typer.Typer(no_args_is_help=True, help="The database of runs and books: its schema, and copies of it.")
 app.add_typer(db, name="db")
@@ -47,15 +51,6 @@ app.add_typer(books, name="books")
 
 Text = Annotated[str | None, typer.Argument(metavar="TEXT", help="What is to be done; - reads standard input.")]
 FileOption = Annotated[Path | None, typer.Option("--file", metavar="F", help="Read the request from a file.")]
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE",
-        help="Default: TUTTI_CONFIG, ./tutti.yaml, ~/.config/tutti/tutti.yaml, else the keys in the environment.",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the result document there too.")]
 AssumeDefaults = Annotated[
     bool, typer.Option("--assume-defaults", help="Never ask: take the default answers and record them.")
@@ -73,15 +68,6 @@ BudgetUsd = Annotated[
         "--budget-usd", metavar="USD", help="Most that the run may cost: a call that might exceed it is not made."
     ),
 ]
-Server = Annotated[
-    str | None,
-    typer.Option(
-        "--server",
-        metavar="URL",
-        envvar="TUTTI_SERVER",
-        help="The running server; default: the one on the data directory.",
-    ),
-]
 BooksServer = Annotated[
     str | None,
     typer.Option(
@@ -91,7 +77,6 @@ BooksServer = Annotated[
         help="Ask this server, with the key of TUTTI_API_KEY; default: read the database.",
     ),
 ]
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
 
 
 def _print_version(wanted: bool) -> None:

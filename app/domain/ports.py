@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
 
 from app.domain.accounts import Orchestra
+from app.domain.books.budgets import Owners
 from app.domain.books.entries import Answer, Command
 from app.domain.books.figures import BudgetFigures
 from app.domain.books.usage import UsageQuery, UsageRow
@@ -256,6 +257,30 @@ class Desk(Protocol):
 
     async def cancel(self, run_id: str) -> RunRecord:
         """Stop the run and its provider calls; no-op on an ended run. Raises NotFoundError."""
+
+    async def retry(self, run_id: str, task_id: str) -> RunRecord:
+        """Do one task of an ended run again, and everything that depends on it; the rest is kept.
+
+        Raises:
+            NotFoundError: no such run.
+            ConflictError: it has not ended, or has no plan.
+            RequestError: its plan has no such task.
+        """
+
+    async def fork(
+        self, run_id: str, task_id: str, *, more: str | None = None, buyers: Owners | None = None
+    ) -> RunRecord:
+        """Begin a new run that takes over every result that does not depend on ``task_id``.
+
+        Args:
+            run_id: The run before; it stays as it is.
+            task_id: From here on everything is done anew.
+            more: What that task is told beside its instruction.
+            buyers: On whose behalf the new run is.
+
+        Raises:
+            NotFoundError, ConflictError, RequestError: as ``retry``; the run need not have ended.
+        """
 
     async def accounts(self) -> Sequence[AccountView]:
         """Return one row per (account, model)."""

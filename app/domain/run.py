@@ -232,16 +232,21 @@ class RunRecord:
     tasks: tuple[TaskRecord, ...] = ()
     document: dict[str, Json] | None = None
     """The result document once there is one."""
+    clock_s: float | None = None
+    """When a part of it was begun again, in seconds since the epoch."""
+    forked_from: str | None = None
+    """The run whose results it took over."""
     epoch: int = 0
     """Which of its conductors, from 1, this copy belongs to: the store refuses writes of earlier ones."""
 
     @property
     def clock_starts_s(self) -> float:
-        """From when its time limit counts: acceptance, or, where it had to ask, its last change before it goes on.
+        """From when its time limit counts: acceptance, or, where it had to ask, its last change before it goes on;
+        or when a part of it was begun again.
 
         Waiting for a person must not use up the time of the work.
         """
-        return self.updated_s if self.questions else self.created_s
+        return max(self.updated_s if self.questions else self.created_s, self.clock_s or 0.0)
 
 
 class CallState(StrEnum):

@@ -38,11 +38,14 @@ async def follow(
             seq = events[-1].seq
         yield events
         kinds = {event.kind for event in events}
-        if FINISHED in kinds:
-            return
-        if events and QUESTIONS not in kinds:
+        if events and not kinds & {FINISHED, QUESTIONS}:
             continue
         record = await desk.get(run_id)
+        if FINISHED in kinds:
+            if record.status.ended:
+                return
+            # A part of it is being done again.
+            continue
         if stop_at_questions and record.status is RunStatus.NEEDS_ANSWERS:
             return
         if record.status.ended:

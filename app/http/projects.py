@@ -24,7 +24,15 @@ from app.http.documented import BODY, refusals
 from app.http.errors import RUN_ID_HEADER, HttpProblem, body_of, unexpected_body
 from app.http.follow import document_of, follow
 from app.http.limits import HttpLimits
-from app.http.schemas import AnswersRequest, ProjectListOut, ProjectOut, ProjectRequest, ResultDocumentOut
+from app.http.schemas import (
+    AnswersRequest,
+    ForkRequest,
+    ProjectListOut,
+    ProjectOut,
+    ProjectRequest,
+    ResultDocumentOut,
+    RetryRequest,
+)
 from app.http.sse import parse_last_event_id, stream
 from app.http.wire import project_json, summary_json
 
@@ -175,6 +183,42 @@ async def cancel_project(request: Request, run_id: str) -> Response:
     """Stop the run and its model calls; nothing happens to a run that is over."""
     request.state.run_id = run_id
     return _project(request, await desk_of(request).cancel(run_id))
+
+
+@router.post(
+    "/v1/projects/{run_id}/retry",
+    summary="Do a task of a project again",
+    response_model=ProjectOut,
+    responses=refusals(*BODY, 404, 409),
+)
+async def retry_task(request: Request, run_id: str, body: RetryRequest) -> Response:
+    """Do one task of a project that is over again, and what depends on it; all other results are kept."""
+    request.state.run_id = run_id
+    return _project(request, await desk_of(request).retry(run_id, body.task_id))
+
+
+@router.post(
+    "/v1/projects/{run_id}/fork",
+    summary="Go on from a project's results",
+    status_code=202,
+    response_model=ProjectOut,
+    responses={
+        202: {
+            "description": "Accepted; `Location` says where to look.",
+            "headers": {**_RUN_ID_DOC, "Location": {"schema": {"type": "string"}}},
+        },
+        **refusals(*BODY, 404, 409),
+    },
+)
+async def fork_project(request: Request, run_id: str, body: ForkRequest) -> Response:
+    """Start a new project with the plan of this one and every result that does not depend on a task of it.
+
+    The project itself stays as it is; what is taken over is not bought again.
+    """
+    request.state.run_id = run_id
+    record = await desk_of(request).fork(run_id, body.from_task, more=body.input, buyers=_buyers(request))
+    headers = {"location": f"/v1/projects/{record.run_id}", RUN_ID_HEADER: record.run_id}
+    return JSONResponse(project_json(record), status_code=202, headers=headers)
 
 
 def _project(request: Request, record: RunRecord) -> Response:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 SECONDS_MAX = 7 * 86_400
 BUDGET_USD_MAX = 1_000_000_000
+FORK_INPUT_CHARS_MAX = 65_536
 
 
 class Strict(BaseModel):
@@ -75,6 +76,24 @@ class AnswersRequest(Strict):
 
     answers: dict[str, str] = Field(default_factory=dict, description="Answer by question id.", examples=[{"q1": "B"}])
     assume_rest: bool = Field(default=False, description="Take the defaults of the questions left open.")
+
+
+class RetryRequest(Strict):
+    """Which part of a project to do again."""
+
+    task_id: str = Field(description="This task and everything that depends on it.", examples=["t2"])
+
+
+class ForkRequest(Strict):
+    """From where a new project goes on with the results of another."""
+
+    from_task: str = Field(description="From this task on everything is done anew.", examples=["t2"])
+    input: str | None = Field(
+        default=None,
+        max_length=FORK_INPUT_CHARS_MAX,
+        description="What that task is told beside its instruction.",
+        examples=["Leave out decaf."],
+    )
 
 
 class ErrorDetail(BaseModel):
@@ -237,6 +256,7 @@ class ProjectOut(Strict):
     status: str
     created_s: float
     updated_s: float
+    forked_from: str | None = Field(description="The run whose results it took over.")
     request: RequestOut
     plan: dict[str, JsonValue] | None
     questions: list[QuestionOut]

@@ -53,6 +53,7 @@ def project_json(record: RunRecord) -> dict[str, Json]:
         "status": record.status.value,
         "created_s": record.created_s,
         "updated_s": record.updated_s,
+        "forked_from": record.forked_from,
         "request": {
             "text": request.text,
             "assume_defaults": request.assume_defaults,
@@ -93,6 +94,7 @@ def project_of(body: Mapping[str, Json]) -> RunRecord:
             ),
             created_s=cast("float", body["created_s"]),
             updated_s=cast("float", body["updated_s"]),
+            forked_from=cast("str | None", body.get("forked_from")),
             plan=_PLAN.validate_python(body["plan"]) if body["plan"] is not None else None,
             questions=_QUESTIONS.validate_python(body["questions"]),
             answers=tuple(cast("dict[str, str]", body["answers"]).items()),

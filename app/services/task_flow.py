@@ -85,7 +85,9 @@ class TaskFlow:
         for task in self._plan.tasks:
             record = known.get(task.id)
             if record is None or record.state is not TaskState.COMPLETED:
-                record = TaskRecord(task_id=task.id, state=TaskState.PENDING)
+                # A task that is to be done again counts on, so that its old answers are none to the new attempt.
+                before = record.attempts if record is not None and record.state is TaskState.PENDING else 0
+                record = TaskRecord(task_id=task.id, state=TaskState.PENDING, attempts=before)
             self.played[task.id] = Played(record=record)
             self._inputs_missing[task.id] = len(task.dependency_ids)
             for dependency in task.dependency_ids:
@@ -139,7 +141,9 @@ class TaskFlow:
     async def _attempts(self, task: PlannedTask) -> None:
         inputs = {name: self.played[name].record.output or "" for name in task.dependency_ids}
         feedback: tuple[str, ...] = ()
-        for attempt in range(1, self._redo_max + 2):
+        first = self.played[task.id].record.attempts + 1
+        last = first + self._redo_max
+        for attempt in range(first, last + 1):
             self._update(task, state=TaskState.QUEUED, attempts=attempt)
             self._book.emit("task.queued", task.id, attempt)
             worked = await self._worker.work(self._context, task, inputs, attempt, feedback)
@@ -163,7 +167,7 @@ class TaskFlow:
                 await self._end(task, TaskState.COMPLETED)
                 return
             feedback = judged.feedback
-            if attempt <= self._redo_max:
+            if attempt < last:
                 self._book.emit("task.redo", task.id, attempt + 1, feedback=list(feedback))
         await self._end(task, TaskState.FAILED, error="its result did not meet: " + "; ".join(feedback))
 

@@ -39,7 +39,7 @@ REMEDY_NO_RUN = "list the runs with `tutti projects list` or GET /v1/projects"
 
 
 def create_run(connection: Connection, record: RunRecord) -> RunRecord:
-    """Insert the run; with a known idempotency key return the run that has it.
+    """Insert the run with the plan and tasks that it has; with a known idempotency key return the run that has it.
 
     Raises:
         ConflictError: the key was used with another request.
@@ -73,8 +73,14 @@ def create_run(connection: Connection, record: RunRecord) -> RunRecord:
             assumptions=codec.dump(codec.STRINGS, record.assumptions),
             owner_epoch=record.epoch,
             buyers=codec.dump(codec.BUYERS, record.request.buyers),
+            clock_s=record.clock_s,
+            forked_from=record.forked_from,
         )
     )
+    if record.plan is not None:
+        record_plan(connection, record.run_id, record.plan)
+    for task in record.tasks:
+        record_task(connection, record.run_id, task)
     if record.request.budget_usd is not None:
         _put_budget(connection, record.run_id, nano_from_usd(record.request.budget_usd))
     return record
@@ -132,6 +138,7 @@ def update_run(connection: Connection, record: RunRecord) -> None:
             answers=codec.dump(codec.ANSWERS, record.answers),
             assumptions=codec.dump(codec.STRINGS, record.assumptions),
             document_sha=document_sha,
+            clock_s=record.clock_s,
         )
     )
     if done.rowcount == 0:
@@ -384,6 +391,8 @@ def _run(
         assumptions=codec.load(codec.STRINGS, row.assumptions),
         tasks=tasks,
         document=None if document is None else codec.load_json(document),
+        clock_s=row.clock_s,
+        forked_from=row.forked_from,
         epoch=row.owner_epoch,
     )
 

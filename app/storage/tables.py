@@ -43,6 +43,8 @@ run = Table(
     Column("owner_epoch", Integer, nullable=False, server_default="0"),
     Column("owner", String),
     Column("buyers", Text),
+    Column("clock_s", Float),
+    Column("forked_from", String),
 )
 Index("run_by_created", run.c.created_s)
 Index("run_by_status", run.c.status)

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx
 
 from app import settings
+from app.domain.books.budgets import Owners
 from app.domain.chat import Json
 from app.domain.errors import (
     ConfigurationError,
@@ -108,6 +109,23 @@ class HttpDesk:
     async def cancel(self, run_id: str) -> RunRecord:
         """See ``Desk.cancel``."""
         return project_of(await self._call("POST", f"/v1/projects/{_part(run_id)}/cancel"))
+
+    async def retry(self, run_id: str, task_id: str) -> RunRecord:
+        """See ``Desk.retry``."""
+        body: dict[str, Json] = {"task_id": task_id}
+        record = project_of(await self._call("POST", f"/v1/projects/{_part(run_id)}/retry", body=body))
+        # Its stream has ended with the run; there is more to come now.
+        stream = self._streams.pop(run_id, None)
+        if stream is not None:
+            await stream.aclose()
+        return record
+
+    async def fork(
+        self, run_id: str, task_id: str, *, more: str | None = None, buyers: Owners | None = None
+    ) -> RunRecord:
+        """See ``Desk.fork``; the server knows on whose behalf it is asked."""
+        body: dict[str, Json] = {"from_task": task_id, "input": more}
+        return project_of(await self._call("POST", f"/v1/projects/{_part(run_id)}/fork", body=body))
 
     async def accounts(self) -> Sequence[AccountView]:
         """See ``Desk.accounts``."""

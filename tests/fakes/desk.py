@@ -12,7 +12,9 @@ from dataclasses import replace
 
 import orjson
 
+from app.domain.books.budgets import Owners
 from app.domain.errors import ConflictError, GatewayError, NotFoundError, RequestError
+from app.domain.rework import forked, to_redo
 from app.domain.run import RunEvent, RunRecord, RunRequest, RunStatus
 from app.domain.views import AccountView, LimitView, LiveCheck, ReloadReport
 from tests.fakes.runs import (
@@ -26,6 +28,7 @@ from tests.fakes.runs import (
     sample_document,
     sample_plan,
     stage_events,
+    task_batch,
     work_batches,
 )
 
@@ -132,6 +135,29 @@ class FakeDesk:
             self.to_come[run_id] = []
             self._append(run_id, finished_batch(run_id, RunStatus.CANCELLED))
         return self.runs[run_id]
+
+    async def retry(self, run_id: str, task_id: str) -> RunRecord:
+        """See ``Desk.retry``."""
+        self._maybe_fail("retry")
+        record = self._known(run_id)
+        again = to_redo(record, task_id)
+        self.runs[run_id] = replace(record, status=RunStatus.RUNNING, document=None)
+        names = [task.task_id for task in again]
+        self._append(run_id, (event(run_id, "run.retried", 20.0, task_id, tasks=[*names]),))
+        self.to_come[run_id] = [*(task_batch(run_id, name) for name in sorted(names)), finished_batch(run_id)]
+        return self.runs[run_id]
+
+    async def fork(
+        self, run_id: str, task_id: str, *, more: str | None = None, buyers: Owners | None = None
+    ) -> RunRecord:
+        """See ``Desk.fork``."""
+        self._maybe_fail("fork")
+        source = self._known(run_id)
+        fork = forked(source, task_id, more)
+        request = replace(source.request, idempotency_key=None, buyers=buyers or Owners())
+        record = await self.start(request)
+        self.runs[record.run_id] = replace(record, plan=fork.plan, tasks=fork.tasks, forked_from=run_id)
+        return self.runs[record.run_id]
 
     async def accounts(self) -> Sequence[AccountView]:
         """See ``Desk.accounts``."""

@@ -119,3 +119,38 @@ async def check_empty_request_is_refused(desk: Desk) -> None:
     """A blank request is the caller's mistake."""
     with pytest.raises(RequestError):
         await desk.start(RunRequest(text="  \n"))
+
+
+async def check_a_task_is_done_again(desk: Desk, plain_text: str) -> None:
+    """An ended run goes on with the task, ends again, and can be followed from its first event to its last."""
+    record = await desk.start(RunRequest(text=plain_text))
+    with pytest.raises(ConflictError):
+        await desk.retry(record.run_id, "t1")
+    first = await events_to_the_end(desk, record.run_id)
+    with pytest.raises(RequestError):
+        await desk.retry(record.run_id, "t99")
+
+    again = await desk.retry(record.run_id, "t1")
+    second = await events_to_the_end(desk, record.run_id, after_seq=first[-1].seq)
+
+    assert not again.status.ended
+    assert second[0].kind == "run.retried"
+    assert [event.seq for event in second] == list(range(first[-1].seq + 1, first[-1].seq + 1 + len(second)))
+    assert (await desk.get(record.run_id)).status is RunStatus.COMPLETED
+
+
+async def check_a_fork_leaves_its_source_alone(desk: Desk, plain_text: str) -> None:
+    """A fork is a run of its own with its own end; the run before stays as it was."""
+    source = await desk.start(RunRequest(text=plain_text))
+    with pytest.raises(NotFoundError):
+        await desk.fork("run-nobody", "t1")
+    await events_to_the_end(desk, source.run_id)
+    before = await desk.get(source.run_id)
+
+    fork = await desk.fork(source.run_id, "t2", more="Be brief.")
+    await events_to_the_end(desk, fork.run_id)
+
+    assert fork.run_id != source.run_id
+    assert fork.forked_from == source.run_id
+    assert (await desk.get(fork.run_id)).status is RunStatus.COMPLETED
+    assert await desk.get(source.run_id) == before

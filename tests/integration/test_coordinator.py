@@ -113,12 +113,34 @@ async def ended_in_spite_of_gaps(desk: DeskHandle, run_id: str) -> dict[str, Any
             await asyncio.sleep(0.2)
 
 
+async def test_doing_a_task_again_and_forking_buy_only_what_they_must(stage: Stage) -> None:
+    """Results that do not depend on the task are paid once, in the run and in every fork of it."""
+    document = await stage.play(ENGLISH.request)
+    run_id, tasks = str(document["run_id"]), document["tasks"]
+    needed = {name for task in tasks for name in task["depends_on"]}
+    last = next(task["id"] for task in tasks if task["id"] not in needed)
+    bought = stage.simulator.asked("worker")
+
+    await stage.desk.retry(run_id, last)
+    again = await ended(stage.desk, run_id)
+    bought_again = stage.simulator.asked("worker")
+    fork = await stage.desk.fork(run_id, last, more="Be brief.")
+    forked = await ended(stage.desk, fork.run_id)
+
+    assert (again["status"], forked["status"]) == ("completed", "completed")
+    assert (bought_again, stage.simulator.asked("worker")) == (bought + 1, bought + 2)
+    assert stage.simulator.asked("planner") == 1
+    assert forked["usage"]["input_tokens"] < again["usage"]["input_tokens"], "only what it bought itself"
+
+
 CHECKS: dict[str, Callable[[Desk], Awaitable[None]]] = {
     "played": lambda desk: desk_contract.check_run_is_played_to_its_document(desk, ENGLISH.request),
     "resumes": lambda desk: desk_contract.check_events_resume_anywhere(desk, ENGLISH.request),
     "idempotent": lambda desk: desk_contract.check_idempotency_key_is_honoured(desk, ENGLISH.request),
     "answers": lambda desk: desk_contract.check_answers_let_a_run_go_on(desk, VAGUE),
     "cancels": lambda desk: desk_contract.check_cancel_ends_a_run_once(desk, ENGLISH.request),
+    "retries": lambda desk: desk_contract.check_a_task_is_done_again(desk, ENGLISH.request),
+    "forks": lambda desk: desk_contract.check_a_fork_leaves_its_source_alone(desk, ENGLISH.request),
     "unknown": desk_contract.check_unknown_run_is_not_found,
     "lists": lambda desk: desk_contract.check_list_is_newest_first_and_paged(desk, ENGLISH.request),
     "refuses": desk_contract.check_empty_request_is_refused,

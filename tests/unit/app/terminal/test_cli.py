@@ -452,3 +452,18 @@ def test_a_bug_shows_no_traceback(capsys: pytest.CaptureFixture[str], monkeypatc
     assert said.out == ""
     with pytest.raises(RuntimeError):
         cli.main(["projects", "list"], Doors(open_desk=stage.open_desk))
+
+
+def test_a_project_goes_on_from_what_it_has(stage: Stage) -> None:
+    """Doing a task again and forking return at once and say where to look."""
+    stage.play("run", TEXT, "--json")
+
+    forked = stage.play("projects", "fork", "run-1", "--from", "t4", "--input", "Be brief.")
+    unknown = stage.play("projects", "retry", "run-1", "t9", "--json")
+    retried = stage.play("projects", "retry", "run-1", "t4")
+
+    assert "run-2 takes over 0 results of run-1" in forked.stdout
+    assert stage.desk.runs["run-2"].forked_from == "run-1"
+    assert "run-1 does t4 again" in retried.stdout
+    assert unknown.exit_code == 2
+    assert "t9" in unknown.stdout

@@ -1,0 +1,53 @@
+"""`tutti projects` that go on from what there is: declares retry and fork; ``rework_commands`` does them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from app.terminal import rework_commands
+from app.terminal.connect import Target
+from app.terminal.execute import Doors, execute
+from app.terminal.options import Config, Json, RunId, Server
+
+commands = typer.Typer()
+
+
+@commands.command("retry", epilog="Example: tutti projects retry RUN t2")
+def retry(
+    context: typer.Context,
+    run_id: RunId,
+    task_id: Annotated[str, typer.Argument(metavar="TASK", help="Id of the task; `tutti projects show` lists them.")],
+    config: Config = None,
+    as_json: Json = False,
+    server: Server = None,
+) -> None:
+    """Do one task of a project that is over again, and what depends on it; other results are kept."""
+    doors: Doors = context.obj
+    target = Target(server=server, config=config)
+    execute(doors, lambda: rework_commands.retry(doors, target, run_id, task_id, as_json=as_json), as_json=as_json)
+
+
+@commands.command("fork", epilog='Example: tutti projects fork RUN --from t2 --input "Leave out decaf."')
+def fork(  # noqa: PLR0913  one parameter an option
+    context: typer.Context,
+    run_id: RunId,
+    from_task: Annotated[
+        str, typer.Option("--from", metavar="TASK", help="From this task on everything is done anew.")
+    ],
+    more: Annotated[
+        str | None, typer.Option("--input", metavar="TEXT", help="What that task is told beside its instruction.")
+    ] = None,
+    config: Config = None,
+    as_json: Json = False,
+    server: Server = None,
+) -> None:
+    """Start a new project with the plan of this one and every result that does not depend on a task of it.
+
+    The project itself stays as it is, and what is taken over is not bought again.
+    """
+    doors: Doors = context.obj
+    target = Target(server=server, config=config)
+    forking = rework_commands.Forking(run_id=run_id, from_task=from_task, more=more)
+    execute(doors, lambda: rework_commands.fork(doors, target, forking, as_json=as_json), as_json=as_json)

@@ -1,0 +1,48 @@
+"""The commands that go on from what a project has: retry and fork."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.domain.run import RunRecord
+from app.http.wire import project_json
+from app.terminal.connect import Target
+from app.terminal.execute import Doors
+from app.terminal.output import ExitStatus, emit_json, standard_output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forking:
+    """From where a new project goes on."""
+
+    run_id: str
+    from_task: str
+    more: str | None = None
+
+
+async def retry(doors: Doors, target: Target, run_id: str, task_id: str, *, as_json: bool) -> int:
+    """Do a task again and return at once: the run goes on."""
+    async with doors.open_desk(target, _quiet) as desk:
+        record = await desk.retry(run_id, task_id)
+    return _say(record, f"{record.run_id} does {task_id} again", as_json=as_json)
+
+
+async def fork(doors: Doors, target: Target, forking: Forking, *, as_json: bool) -> int:
+    """Start a project from another's results and return at once."""
+    async with doors.open_desk(target, _quiet) as desk:
+        record = await desk.fork(forking.run_id, forking.from_task, more=forking.more)
+    kept = len(record.tasks)
+    return _say(record, f"{record.run_id} takes over {kept} results of {forking.run_id}", as_json=as_json)
+
+
+def _say(record: RunRecord, text: str, *, as_json: bool) -> int:
+    if as_json:
+        emit_json(project_json(record))
+    else:
+        console = standard_output()
+        console.print(f"{text}; follow it with `tutti projects watch {record.run_id}`", soft_wrap=True, markup=False)
+    return int(ExitStatus.ANSWERED)
+
+
+def _quiet(text: str) -> None:
+    """Say nothing of connecting: these commands answer at once."""
