@@ -78,8 +78,13 @@ bench: install-dev  ## the benchmarks of benchmarks/README.md
 
 .PHONY: torture
 TORTURE_MINUTES ?= 10
-torture: install-dev  ## the soak: faults and kill -9 for TORTURE_MINUTES (10), TORTURE_SEED plays one again
+torture: install-dev  ## the soak: faults and kill -9 for TORTURE_MINUTES (10), TORTURE_SEED plays one again; then the crash matrix
 	@$(PY) -m tests.torture --minutes $(TORTURE_MINUTES) $(if $(TORTURE_SEED),--seed $(TORTURE_SEED))
+	@$(MAKE) -s crash-matrix
+
+.PHONY: crash-matrix
+crash-matrix: install-dev  ## kill -9 at every named point of a call, bills against books; writes docs/crash-matrix.md
+	@$(PY) -m tests.torture.crash_matrix --page docs/crash-matrix.md $(if $(TORTURE_SEED),--seed $(TORTURE_SEED))
 
 lock: install  ## recompute the lock files (versions and hashes, no addresses)
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --extra embedded pyproject.toml requirements-build.in -o requirements.lock

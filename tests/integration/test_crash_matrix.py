@@ -1,6 +1,6 @@
 """Killed at a named point and started again, a process has bought no more than it may and booked no less than it did.
 
-All points alone and a sample of pairs; ``make torture`` plays the whole matrix (docs/crash-matrix.md).
+All points alone and a sample of pairs; ``make crash-matrix`` plays all (docs/crash-matrix.md).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.torture.crash_play import Case, Stage, simulator_document
 from tests.torture.crash_verdict import violations
 
 SEED = 5
-PAIRS = 2
+PAIRS = 1
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_process_killed_at_any_point_buys_and_books_as_promised(stage: Stage, case: Case) -> None:
     """Every point is really reached and kills; bills and books agree with the promises of the endpoint's class."""
-    drawn = random.Random(SEED).sample(crash_plan.pairs(), PAIRS)
+    drawn = random.Random(f"{SEED} {case.name}").sample(crash_plan.pairs(), PAIRS)
 
     record = [stage.play(case, points) for points in [*crash_plan.singles(), *drawn]]
 

@@ -310,6 +310,8 @@ async def _ask(life: Life, attempts: Attempts, number: int) -> None:
         deadline_s=DEADLINE_S,
         queue_s=DEADLINE_S,
         billing=Billing(request_id=f"ask-{number}"),
+        # The gateway makes it of the caller's name and Idempotency-Key: a client that asks again sends the same.
+        key="" if life.endpoint == "opaque" else f"client/ask-{number}",
     )
     try:
         result, _won = await attempts.complete(bid)
