@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from fastapi import FastAPI
 
+from app.domain.repeats import KEY_CHARS_MAX
 from app.http.gateway import openapi_schemas as schemas
 
 Object = dict[str, Any]
@@ -23,6 +24,7 @@ _SAID = {
     401: "No key, or an unknown one.",
     403: "The key may not use this model.",
     404: "There is no such model.",
+    409: "The Idempotency-Key was used with another request, or its answer is too large to be given again.",
     413: "The body is larger than 32 MiB.",
     429: "The key's own limit is used up, or every account is busy; `retry-after` says when to come back.",
     500: "A bug of ours; the server's log has the details.",
@@ -30,7 +32,7 @@ _SAID = {
     503: "No account can serve this model, or a part of ours does not answer.",
     504: "The time given was over.",
 }
-ASKING = (400, 401, 403, 404, 413, 429, 500, 502, 503, 504)
+ASKING = (400, 401, 403, 404, 409, 413, 429, 500, 502, 503, 504)
 """Statuses of a route that calls a model."""
 _READING = (401, 500, 503)
 """Statuses of a route that only reads."""
@@ -50,6 +52,7 @@ _WISHES: Mapping[str, str] = {
     "x-tutti-order": "Providers or accounts to try first, in this order.",
     "x-tutti-max-cost": "The dearest that the call may become, in USD, its ceiling of output included.",
     "x-tutti-timeout": "Seconds after which the answer is worthless.",
+    "idempotency-key": "Requests with the same key are bought once; kept for a day.",
 }
 
 
@@ -147,6 +150,8 @@ def _hot(summary: str, body: str, answer: str, shape: Shape) -> Object:
 def _wish_schema(name: str) -> Object:
     if name == "x-tutti-timeout":
         return {"type": "number", "exclusiveMinimum": 0, "maximum": 3600}
+    if name == "idempotency-key":
+        return {"type": "string", "maxLength": KEY_CHARS_MAX}
     return {"type": "string"}
 
 
