@@ -41,6 +41,8 @@ REMEDY_NO_RUN = "list the runs with `tutti projects list` or GET /v1/projects"
 def create_run(connection: Connection, record: RunRecord) -> RunRecord:
     """Insert the run with the plan and tasks that it has; with a known idempotency key return the run that has it.
 
+    Safe to repeat: the same run again is returned as it is by now.
+
     Raises:
         ConflictError: the key was used with another request.
     """
@@ -59,6 +61,10 @@ def create_run(connection: Connection, record: RunRecord) -> RunRecord:
                     remedy="send the same request with this key, or use a new key",
                 )
             return get_run(connection, row.id)
+    said = connection.execute(select(tables.run.c.request_sha).where(tables.run.c.id == record.run_id)).scalar()
+    if said == sha:
+        # Said before by somebody who did not hear the answer.
+        return get_run(connection, record.run_id)
     connection.execute(
         insert(tables.run).values(
             id=record.run_id,

@@ -240,3 +240,14 @@ async def test_a_call_is_placed_while_it_is_on_its_way_and_not_after(store: Stor
     for key in ("k", "unheard-of"):
         with pytest.raises(ConflictError):
             await store.place_call(key, "b", "m")
+
+
+async def test_a_run_that_is_created_again_is_the_same_run(store: Store) -> None:
+    """A store that dies after the commit is told again: the run must be neither lost nor refused."""
+    await store.create_run(a_run())
+    await store.record_task("run-1", TaskRecord(task_id="t1", state=TaskState.RUNNING), [])
+
+    again = await store.create_run(a_run())
+
+    assert [task.task_id for task in again.tasks] == ["t1"]
+    assert len(await store.list_runs(10, None)) == 1
