@@ -41,6 +41,9 @@ PAUSE_S = 0.5
 KEEP_WAIT_S = 5.0
 """A store that takes longer to keep an answer goes on with it behind the client's back."""
 
+CLOSE_S = 1.0
+"""A key that the store has not freed by then is free when its lease ends."""
+
 Make: TypeAlias = Callable[[float], Awaitable[KeptAnswer]]
 
 _log = logging.getLogger(__name__)
@@ -132,7 +135,8 @@ class Repeats:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._renewer is not None:
             self._renewer.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        if self._background:
+            await asyncio.wait(self._background, timeout=CLOSE_S)
 
     def _start(self, claim: Claim, make: Make, deadline_s: float) -> _Flight:
         async def fly() -> KeptAnswer:

@@ -14,7 +14,7 @@ from app.domain.errors import ConflictError, DeadlineError, InternalError, Reque
 from app.domain.gateway import EmbeddingRequest, EmbeddingResult, Served
 from app.domain.repeats import ANSWER_BYTES_MAX, KEY_CHARS_MAX, LEASE_S, KeptAnswer
 from app.domain.repeats import KEPT_S as DAY_S
-from app.services.gateway.repeats import KEPT_BYTES_MAX, KEPT_MAX, KEPT_S, LEFT_MAX, LEFT_S, RENEW_S, Repeats
+from app.services.gateway.repeats import CLOSE_S, KEPT_BYTES_MAX, KEPT_MAX, KEPT_S, LEFT_MAX, LEFT_S, RENEW_S, Repeats
 from tests.fakes.permit_world import play
 from tests.fakes.repeat_keys import RowKeys
 from tests.fakes.virtual_time import VirtualClock
@@ -354,6 +354,32 @@ def test_an_answer_too_large_for_the_store_is_given_by_its_own_replica_and_refus
                 await replicas.ask(1)
 
             assert replicas.calls.made == 1
+
+    play(story)
+
+
+@pytest.mark.parametrize("store", ["there", "hanging"])
+def test_closing_frees_the_keys_of_calls_without_clients_and_does_not_wait_for_a_store_that_hangs(store: str) -> None:
+    """Permits are to be given back right after it."""
+
+    async def story(clock: VirtualClock) -> None:
+        async with some_replicas(clock) as replicas:
+            replicas.calls.seconds = 30.0
+            client = asyncio.create_task(replicas.ask(0))
+            await asyncio.sleep(1.0)
+            client.cancel()
+            await asyncio.sleep(0.1)
+            replicas.keys._delay_s = 0.002 if store == "there" else 60.0
+            began_s = clock.now_s
+            await replicas.all[0].aclose()
+            took_s = clock.now_s - began_s
+            replicas.keys._delay_s = 0.002
+
+            assert took_s <= CLOSE_S + 0.01
+            assert replicas.calls.stopped == 1
+            replicas.calls.seconds = 1.0
+            assert await replicas.ask(1) == "answer 2"
+            assert (store == "there") == (clock.now_s - began_s < 2.0)
 
     play(story)
 
