@@ -16,7 +16,7 @@ from app.providers.base import ProviderAdapter
 from app.providers.registry import create
 from tests.fakes.simulated import Simulator, running_simulator
 
-LAG_S = 0.6
+LAG_S = 1.5
 ASKED = ChatRequest(
     model="m", messages=(Message(role=Role.USER, text="hello"),), output_tokens_max=40, call_key="run/t/task/1"
 )
@@ -137,6 +137,15 @@ async def test_a_lost_call_that_never_was_is_sent_once_the_lag_is_over(
     found = await adapter.chat_completion(replace(ASKED, lost_at_s=time.time()), timeout_s=20)
     assert found.provider_id == sent.provider_id
     assert bills(simulator) == 1
+
+
+async def test_a_lag_that_is_given_too_short_buys_twice(adapters: list[ProviderAdapter], simulator: Simulator) -> None:
+    """The lag is what the promise hangs on: without it, a call that is not listed yet looks as if it had never been."""
+    adapter = an_adapter(adapters, simulator, EndpointClass.LOOKUP)
+    await adapter.chat_completion(ASKED, timeout_s=10)
+    await adapter.chat_completion(replace(ASKED, lost_at_s=time.time() - 2 * LAG_S), timeout_s=10)
+
+    assert bills(simulator) == 2
 
 
 async def test_nothing_is_sent_while_the_list_cannot_be_read(

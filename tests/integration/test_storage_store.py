@@ -21,9 +21,11 @@ from tests.fixtures.postgres import PostgresServer
 from tests.unit.actors.test_store import (  # noqa: F401  collected here too, over the store of this module
     a_run,
     an_event,
+    test_a_call_is_placed_while_it_is_on_its_way_and_not_after,
     test_a_caller_that_gives_up_does_not_stop_the_writer,
     test_a_failing_command_undoes_only_itself,
     test_a_run_comes_back_equal_with_plan_tasks_and_document,
+    test_a_run_that_is_created_again_is_the_same_run,
     test_an_idempotency_key_returns_the_same_run_and_refuses_another_request,
     test_calls_and_limiters_are_replaced_by_key,
     test_events_are_numbered_without_gaps_under_concurrency,

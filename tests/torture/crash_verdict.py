@@ -8,6 +8,8 @@ from tests.torture.crash_play import Case, Played
 
 ONE_BILL = frozenset({"idempotent", "lookup", "hold"})
 """Endpoints, and the policy, with which no crash makes a second bill."""
+EXACT = frozenset({"idempotent", "lookup"})
+"""Endpoints at which a run learns what every lost call came to, so that its books are the bills in the end."""
 PARKED = frozenset({"hold"})
 """Where a call may wait for a person instead of being answered."""
 HEAD = (
@@ -34,6 +36,10 @@ def violations(played: Played) -> list[str]:
         found.append(f"{played.obtained} of {case.calls} answers were obtained")
     if played.bills.requests < played.obtained:
         found.append(f"{played.obtained} answers for {played.bills.requests} bills: the count is wrong")
+    if played.figures.held and not played.failed:
+        found.append(f"{played.figures.held} nano-dollars are still held in the end")
+    if case.way == "run" and case.endpoint in EXACT and played.figures.total != played.bills.nano:
+        found.append(f"the books say {played.figures}, the bills {played.bills.nano} nano-dollars")
     return [f"{case.name}, {' + '.join(played.points) or 'no crash'}: {what}" for what in found]
 
 

@@ -47,6 +47,8 @@ def test_a_clean_combination_is_kept() -> None:
         replace(clean(), bills=bills(0)),
         replace(clean(), below=("life 1",)),
         replace(clean(), failed="life 2: ended with 1"),
+        replace(clean(), figures=Figures(spent=50_000, held=1)),
+        replace(clean(), case=Case(way="run", endpoint="lookup"), figures=Figures(spent=50_000, unknown=1)),
     ],
 )
 def test_every_rule_notices_its_violation(broken: Played) -> None:
