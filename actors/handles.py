@@ -22,7 +22,7 @@ from app.domain.books.figures import BudgetFigures, Difference, ExportRow, Recon
 from app.domain.books.prices import PriceRow
 from app.domain.books.usage import UsageQuery, UsageRow
 from app.domain.calls import Admission, CallOrder, Collected
-from app.domain.chat import ChatDelta, ChatRequest, ChatResult
+from app.domain.chat import ChatDelta, ChatRequest, ChatResult, Json
 from app.domain.errors import CancelledError, DeadlineError, GatewayError, InternalError
 from app.domain.hosting import Snapshot
 from app.domain.leases import Exchange, Exchanged
@@ -32,6 +32,7 @@ from app.domain.load import LoadRow
 from app.domain.plan import Plan
 from app.domain.run import CallRecord, RunEvent, RunRecord, RunRequest, TaskRecord
 from app.domain.views import AccountView, LiveCheck, ReloadReport
+from app.domain.without_secrets import without_secrets
 
 if TYPE_CHECKING:
     from app.domain.accounts import AccountSpec, ModelInfo, Orchestra
@@ -47,6 +48,7 @@ BOOKS_COMMANDS_AT_ONCE = 4_000
 """In one message; a single caller may send more."""
 BOOKS_CHECK_TIMEOUT_S = 600.0
 """Adding everything up reads everything."""
+EXPORT_TIMEOUT_S = 120.0
 STORE_PATIENCE_S = 20.0
 RESTART_PAUSE_S = 0.2
 
@@ -227,6 +229,10 @@ class StoreHandle:
 
     async def place_call(self, key: str, account: str, model: str) -> None:
         await self._actor.ask("place_call", key, account, model)
+
+    async def export_run(self, run_id: str, configuration: Mapping[str, Json]) -> bytes:
+        answer = await self._actor.ask("export_run", run_id, dict(configuration), timeout_s=EXPORT_TIMEOUT_S)
+        return cast("bytes", answer)
 
     async def ping(self, *, timeout_s: float = 5.0) -> str:
         return cast("str", await self._as_it_is.ask("ping", timeout_s=timeout_s))
@@ -441,6 +447,10 @@ class DeskHandle:
         self, run_id: str, task_id: str, *, more: str | None = None, buyers: Owners | None = None
     ) -> RunRecord:
         return cast("RunRecord", await self._coordinator.ask("fork", run_id, task_id, more, buyers or Owners()))
+
+    async def export(self, run_id: str) -> bytes:
+        orchestra = (await self._directory.watch(-1, 0.0)).orchestra
+        return await self._store.export_run(run_id, without_secrets(orchestra) if orchestra is not None else {})
 
     async def accounts(self) -> Sequence[AccountView]:
         return await self._directory.views()

@@ -19,6 +19,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from app.domain.books.figures import BudgetFigures, Difference, ExportRow, Recon
 from app.domain.books.prices import PriceRow
 from app.domain.books.refusals import exhausted
 from app.domain.books.usage import UsageQuery, UsageRow
+from app.domain.chat import Json
 from app.domain.crash_points import CrashPoint, passes
 from app.domain.errors import CapacityError, GatewayError
 from app.domain.limiter_state import SavedLimiter
@@ -40,12 +42,13 @@ from app.domain.live_usage import LiveUsage, RecentUsage
 from app.domain.plan import Plan
 from app.domain.repeats import Claim
 from app.domain.run import CallRecord, RunEvent, RunRecord, TaskRecord
-from app.storage import books_checks, budgets, call_places, journal, ledger, repeats, usage_queries
+from app.storage import books_checks, budgets, call_places, journal, ledger, migrating, repeats, usage_queries
 from app.storage.books_reads import as_of_one_moment, has_overdue
 from app.storage.data_dir import hold_directory
 from app.storage.database import open_database, open_for_reading
 from app.storage.faults import fault
 from app.storage.place import Place
+from app.storage.run_export import export_run
 from app.storage.writer import Writer
 
 EVENT_WAIT_MAX_S = 30.0
@@ -265,6 +268,19 @@ class Store:
     async def reconcile_books(self, export: Sequence[ExportRow]) -> list[ReconcileLine]:
         """Return a provider's export beside the books."""
         return await self._read(lambda connection: books_checks.reconcile(as_of_one_moment(connection), export))
+
+    async def export_run(self, run_id: str, configuration: dict[str, Json]) -> bytes:
+        """Return everything that is known of the run, as a zip; raises NotFoundError."""
+        versions: dict[str, Json] = {
+            "tutti": version("tutti"),
+            "schema": migrating.head(),
+            "exported_s": self._wall_s(),
+        }
+        return await self._read(
+            lambda connection: export_run(
+                as_of_one_moment(connection), run_id, configuration=configuration, versions=versions
+            )
+        )
 
     async def entries_after(self, cursor: str | None, wait_s: float) -> LiveUsage:
         """Return entries booked after ``cursor``, waiting up to ``wait_s`` seconds for the first; None: from now on."""

@@ -282,6 +282,9 @@ class Desk(Protocol):
             NotFoundError, ConflictError, RequestError: as ``retry``; the run need not have ended.
         """
 
+    async def export(self, run_id: str) -> bytes:
+        """Return everything that is known of the run, without secrets, as a zip; raises NotFoundError."""
+
     async def accounts(self) -> Sequence[AccountView]:
         """Return one row per (account, model)."""
 

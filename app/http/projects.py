@@ -221,6 +221,31 @@ async def fork_project(request: Request, run_id: str, body: ForkRequest) -> Resp
     return JSONResponse(project_json(record), status_code=202, headers=headers)
 
 
+@router.get(
+    "/v1/projects/{run_id}/export",
+    summary="Take everything about a project away",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "A zip: the run, its plans, tasks, calls, events, entries of the books, and the "
+            "configuration without secrets.",
+            "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+        },
+        **refusals(404, 422),
+    },
+)
+async def export_project(request: Request, run_id: str) -> Response:
+    """Return everything that is known of the project as one file."""
+    request.state.run_id = run_id
+    data = await desk_of(request).export(run_id)
+    headers = {
+        RUN_ID_HEADER: run_id,
+        "cache-control": "no-store",
+        "content-disposition": 'attachment; filename="project.zip"',
+    }
+    return Response(data, media_type="application/zip", headers=headers)
+
+
 def _project(request: Request, record: RunRecord) -> Response:
     return JSONResponse(project_json(record), headers={RUN_ID_HEADER: record.run_id})
 

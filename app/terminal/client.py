@@ -31,6 +31,7 @@ from app.http.wire import accounts_of, checks_of, event_of, project_of, reload_o
 
 QUEUE_EVENTS_MAX = 10_000
 LIVE_CHECK_TIMEOUT_S = 300.0
+EXPORT_TIMEOUT_S = 150.0
 
 _ERROR_OF_TYPE: Mapping[str, type[GatewayError]] = {
     "not_found_error": NotFoundError,
@@ -126,6 +127,13 @@ class HttpDesk:
         """See ``Desk.fork``; the server knows on whose behalf it is asked."""
         body: dict[str, Json] = {"from_task": task_id, "input": more}
         return project_of(await self._call("POST", f"/v1/projects/{_part(run_id)}/fork", body=body))
+
+    async def export(self, run_id: str) -> bytes:
+        """See ``Desk.export``."""
+        response = await self._send("GET", f"/v1/projects/{_part(run_id)}/export", None, {}, EXPORT_TIMEOUT_S)
+        if response.is_error:
+            raise _error_of(response.status_code, _object(response))
+        return response.content
 
     async def accounts(self) -> Sequence[AccountView]:
         """See ``Desk.accounts``."""

@@ -102,7 +102,12 @@ def check_writable(path: Path | None, option: str) -> None:
 
 
 def write_document(path: Path, document: Mapping[str, Json]) -> None:
-    """Write ``document`` to ``path`` whole or not at all.
+    """Write ``document`` to ``path`` as ``write_bytes`` does."""
+    write_bytes(path, orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` whole or not at all.
 
     Raises:
         RequestError: the file system refuses.
@@ -111,7 +116,7 @@ def write_document(path: Path, document: Mapping[str, Json]) -> None:
     try:
         handle, partial = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
-            file.write(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
+            file.write(data)
         Path(partial).chmod(0o644)
         Path(partial).replace(path)
     except OSError as error:

@@ -1,7 +1,8 @@
-"""`tutti projects` that go on from what there is: declares retry and fork; ``rework_commands`` does them."""
+"""`tutti projects` that go on from what there is: declares retry, fork and export; ``rework_commands`` does them."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,6 +28,20 @@ def retry(
     doors: Doors = context.obj
     target = Target(server=server, config=config)
     execute(doors, lambda: rework_commands.retry(doors, target, run_id, task_id, as_json=as_json), as_json=as_json)
+
+
+@commands.command("export", epilog="Example: tutti projects export RUN run.zip")
+def export(
+    context: typer.Context,
+    run_id: RunId,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The zip to write; one that exists is replaced.")],
+    config: Config = None,
+    server: Server = None,
+) -> None:
+    """Write everything about a project into one zip: run, plans, tasks, calls, events, costs; no secrets."""
+    doors: Doors = context.obj
+    target = Target(server=server, config=config)
+    execute(doors, lambda: rework_commands.export(doors, target, run_id, file))
 
 
 @commands.command("fork", epilog='Example: tutti projects fork RUN --from t2 --input "Leave out decaf."')

@@ -1,14 +1,22 @@
-"""The commands that go on from what a project has: retry and fork."""
+"""The commands that go on from what a project has: retry, fork and export."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from app.domain.run import RunRecord
 from app.http.wire import project_json
 from app.terminal.connect import Target
 from app.terminal.execute import Doors
-from app.terminal.output import ExitStatus, emit_json, standard_output
+from app.terminal.output import (
+    ExitStatus,
+    check_writable,
+    emit_json,
+    standard_error,
+    standard_output,
+    write_bytes,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +41,16 @@ async def fork(doors: Doors, target: Target, forking: Forking, *, as_json: bool)
         record = await desk.fork(forking.run_id, forking.from_task, more=forking.more)
     kept = len(record.tasks)
     return _say(record, f"{record.run_id} takes over {kept} results of {forking.run_id}", as_json=as_json)
+
+
+async def export(doors: Doors, target: Target, run_id: str, file: Path) -> int:
+    """Write a project's zip whole or not at all."""
+    check_writable(file, "FILE")
+    async with doors.open_desk(target, _quiet) as desk:
+        data = await desk.export(run_id)
+    write_bytes(file, data)
+    standard_error().print(f"{run_id} is in {file}", soft_wrap=True, markup=False)
+    return int(ExitStatus.ANSWERED)
 
 
 def _say(record: RunRecord, text: str, *, as_json: bool) -> int:

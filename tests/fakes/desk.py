@@ -6,6 +6,8 @@ Time stands still here. A run moves on by one batch whenever somebody waits for 
 from __future__ import annotations
 
 import asyncio
+import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -158,6 +160,15 @@ class FakeDesk:
         record = await self.start(request)
         self.runs[record.run_id] = replace(record, plan=fork.plan, tasks=fork.tasks, forked_from=run_id)
         return self.runs[record.run_id]
+
+    async def export(self, run_id: str) -> bytes:
+        """See ``Desk.export``."""
+        self._maybe_fail("export")
+        record = self._known(run_id)
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr(f"{run_id}/run.json", orjson.dumps({"run_id": record.run_id}))
+        return packed.getvalue()
 
     async def accounts(self) -> Sequence[AccountView]:
         """See ``Desk.accounts``."""

@@ -5,6 +5,9 @@ A check starts its own runs. ``ask_text`` must make the desk ask, ``plain_text``
 
 from __future__ import annotations
 
+import io
+import zipfile
+
 import pytest
 
 from app.domain.errors import ConflictError, NotFoundError, RequestError
@@ -154,3 +157,16 @@ async def check_a_fork_leaves_its_source_alone(desk: Desk, plain_text: str) -> N
     assert fork.forked_from == source.run_id
     assert (await desk.get(fork.run_id)).status is RunStatus.COMPLETED
     assert await desk.get(source.run_id) == before
+
+
+async def check_an_export_is_one_zip(desk: Desk, plain_text: str) -> None:
+    """Whatever way it comes, it is whole, and there is none of a run that is not there."""
+    record = await desk.start(RunRequest(text=plain_text))
+    await events_to_the_end(desk, record.run_id)
+
+    packed = zipfile.ZipFile(io.BytesIO(await desk.export(record.run_id)))
+
+    assert packed.testzip() is None
+    assert f"{record.run_id}/run.json" in packed.namelist()
+    with pytest.raises(NotFoundError):
+        await desk.export("run-nobody")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import orjson
 import pytest
 from sqlalchemy import Engine, create_engine, select
 
@@ -23,6 +26,7 @@ from app.domain.calls import CallAnswer, ModelCall
 from app.domain.errors import ConflictError
 from app.domain.ports import ModelCaller
 from app.domain.run import CallRecord, CallState, RunRecord, RunRequest, RunStatus, TaskRecord, TaskState
+from app.domain.without_secrets import without_secrets
 from app.services.conduct import Conductor, Tools
 from app.services.prompts import Prompts
 from app.storage import tables
@@ -279,6 +283,37 @@ async def test_giving_a_call_up_costs_its_task_and_nothing_else(desk: Desk) -> N
     assert any("give it up" in text for text in ended.assumptions)
     abandoned.cancel()
     await abandoned
+
+
+async def test_an_export_has_the_whole_run_and_nothing_else(desk: Desk) -> None:
+    """Every row of the run, none of another's, and no key in it anywhere."""
+    secret = "sk-do-not-show"
+    account = replace(PRICED.accounts[0], api_key=secret, base_url=f"https://u:{secret}@proxy.example/{secret}")
+    configuration = without_secrets(replace(PRICED, accounts=(account,), store_url=f"postgresql://u:{secret}@h/d"))
+    await desk.conductor(await desk.accept(run_id="run-2"), Priced()).conduct()
+    caller = Priced()
+    await desk.conductor(await desk.accept(idempotency_key=secret), caller).conduct()
+
+    packed = zipfile.ZipFile(io.BytesIO(await desk.store.export_run("run-1", configuration)))
+
+    files = {name.removeprefix("run-1/"): packed.read(name) for name in packed.namelist()}
+    lines = {
+        name: [orjson.loads(line) for line in data.splitlines()] for name, data in files.items() if "jsonl" in name
+    }
+    costs = sum(entry["cost_nano"] for entry in lines["entries.jsonl"])
+    assert {name: len(found) for name, found in lines.items() if name != "events.jsonl"} == {
+        "plans.jsonl": 1,
+        "tasks.jsonl": len(PLAN.tasks),
+        "calls.jsonl": len(caller.calls),
+        "entries.jsonl": len(caller.calls),
+        "holds.jsonl": len(caller.calls),
+        "prices.jsonl": 1,
+    }
+    assert costs == len(caller.calls) * CALL_NANO
+    assert [event["seq"] for event in lines["events.jsonl"]] == list(range(1, len(lines["events.jsonl"]) + 1))
+    assert orjson.loads(files["run.json"])["status"] == "completed"
+    assert orjson.loads(files["configuration.json"])["accounts"][0]["host"] == "proxy.example"
+    assert not any(secret.encode() in data or b"run-2" in data for data in files.values())
 
 
 async def test_every_write_of_a_replaced_conductor_is_refused(desk: Desk) -> None:

@@ -141,6 +141,7 @@ CHECKS: dict[str, Callable[[Desk], Awaitable[None]]] = {
     "cancels": lambda desk: desk_contract.check_cancel_ends_a_run_once(desk, ENGLISH.request),
     "retries": lambda desk: desk_contract.check_a_task_is_done_again(desk, ENGLISH.request),
     "forks": lambda desk: desk_contract.check_a_fork_leaves_its_source_alone(desk, ENGLISH.request),
+    "exports": lambda desk: desk_contract.check_an_export_is_one_zip(desk, ENGLISH.request),
     "unknown": desk_contract.check_unknown_run_is_not_found,
     "lists": lambda desk: desk_contract.check_list_is_newest_first_and_paged(desk, ENGLISH.request),
     "refuses": desk_contract.check_empty_request_is_refused,

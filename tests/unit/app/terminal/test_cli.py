@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import zipfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -454,7 +455,7 @@ def test_a_bug_shows_no_traceback(capsys: pytest.CaptureFixture[str], monkeypatc
         cli.main(["projects", "list"], Doors(open_desk=stage.open_desk))
 
 
-def test_a_project_goes_on_from_what_it_has(stage: Stage) -> None:
+def test_a_project_goes_on_from_what_it_has(stage: Stage, tmp_path: Path) -> None:
     """Doing a task again and forking return at once and say where to look."""
     stage.play("run", TEXT, "--json")
 
@@ -462,6 +463,12 @@ def test_a_project_goes_on_from_what_it_has(stage: Stage) -> None:
     unknown = stage.play("projects", "retry", "run-1", "t9", "--json")
     retried = stage.play("projects", "retry", "run-1", "t4")
 
+    saved = stage.play("projects", "export", "run-1", str(tmp_path / "run.zip"))
+
+    assert saved.exit_code == 0
+    assert zipfile.ZipFile(tmp_path / "run.zip").namelist() == ["run-1/run.json"]
+    assert stage.play("projects", "export", "nobody", str(tmp_path / "no.zip")).exit_code == 2
+    assert not (tmp_path / "no.zip").exists()
     assert "run-2 takes over 0 results of run-1" in forked.stdout
     assert stage.desk.runs["run-2"].forked_from == "run-1"
     assert "run-1 does t4 again" in retried.stdout

@@ -89,6 +89,11 @@ async def test_desk_forks_a_run(desk: Desk) -> None:
     await desk_contract.check_a_fork_leaves_its_source_alone(desk, PLAIN)
 
 
+async def test_desk_exports_a_run(desk: Desk) -> None:
+    """See the contract."""
+    await desk_contract.check_an_export_is_one_zip(desk, PLAIN)
+
+
 async def test_client_carries_a_run_unchanged(client: HttpDesk, behind: FakeDesk) -> None:
     """Every field of a record survives the way over HTTP, except the key that stays with the sender."""
     record = await client.start(RunRequest(text=ASKING, timeout_s=12.5, tokens_max=900, budget_usd="0.5"))
