@@ -59,7 +59,7 @@ class HttpAdapter:
     async def chat_completion(self, request: ChatRequest, *, timeout_s: float) -> ChatResult:
         """See ``base.ProviderAdapter``."""
         check_request(request)
-        call = self._keyed(self._wire.encode(request, stream=False), request)
+        call = self._keyed(self._wire.encode(request, stream=False), wire_key(request, stream=False))
         if request.lost_at_s is not None and self._finder is not None:
             found = await self._find(request, request.lost_at_s, timeout_s)
             if found is not None:
@@ -74,7 +74,7 @@ class HttpAdapter:
     ) -> AsyncGenerator[ChatDelta, None]:
         """See ``base.ProviderAdapter``."""
         check_request(request)
-        call = self._keyed(self._wire.encode(request, stream=True), request)
+        call = self._keyed(self._wire.encode(request, stream=True), wire_key(request, stream=True))
         self._depart()
         try:
             timeout_s = min(timeout_s, self._account.timeout_s)
@@ -182,11 +182,11 @@ class HttpAdapter:
             raise classify_event(body, provider=provider, began=False)
         return body
 
-    def _keyed(self, call: WireCall, request: ChatRequest) -> WireCall:
+    def _keyed(self, call: WireCall, key: str | None) -> WireCall:
         """Return the request with our key, where the endpoint bills the same key once."""
-        if request.call_key is None or self._account.endpoint is not EndpointClass.IDEMPOTENT:
+        if key is None or self._account.endpoint is not EndpointClass.IDEMPOTENT:
             return call
-        return replace(call, headers={**call.headers, "idempotency-key": wire_key(request.call_key)})
+        return replace(call, headers={**call.headers, "idempotency-key": key})
 
     async def _find(self, request: ChatRequest, lost_at_s: float, timeout_s: float) -> ChatResult | None:
         """Return the answer to an earlier sending, once the endpoint lists it; None where it certainly never will.

@@ -166,8 +166,9 @@ class OpenAIWire:
         body |= {name: value for name, value in optional.items() if value is not None}
         if request.reasoning_effort is not None:
             body |= dialect.efforts.get(request.reasoning_effort, {"reasoning_effort": request.reasoning_effort})
-        if self._lookup and request.call_key is not None and not any(name == "store" for name, _text in request.extra):
-            body |= {"store": True, "metadata": {KEY_NAME: wire_key(request.call_key)}}
+        key = wire_key(request, stream=stream) if self._lookup else None
+        if key is not None and not any(name == "store" for name, _text in request.extra):
+            body |= {"store": True, "metadata": {KEY_NAME: key}}
         return WireCall(
             url=f"{self._url}/chat/completions",
             headers=self._headers,
@@ -184,7 +185,7 @@ class OpenAIWire:
 
     def find(self, request: ChatRequest) -> WireCall:
         """See ``wire.Finder``: the list of stored completions, by our key among their metadata."""
-        query = urlencode({f"metadata[{KEY_NAME}]": wire_key(request.call_key or ""), "limit": 1})
+        query = urlencode({f"metadata[{KEY_NAME}]": wire_key(request, stream=False), "limit": 1})
         return WireCall(method="GET", url=f"{self._url}/chat/completions?{query}", headers=self._headers)
 
     def decode_found(self, body: Json) -> Json:

@@ -85,9 +85,16 @@ class Finder(Protocol):
         """Return the answer among what was listed, as ``Wire.decode`` takes it; None where there is none (yet)."""
 
 
-def wire_key(call_key: str) -> str:
-    """Return our name of a call as providers get it: short, of plain letters, and telling them nothing."""
-    return hashlib.sha256(call_key.encode()).hexdigest()
+def wire_key(request: ChatRequest, *, stream: bool) -> str | None:
+    """Return our name of a call as providers get it: short, of plain letters, and telling them nothing.
+
+    Model and streaming are part of it: asked otherwise, the same call is another request, which a provider would refuse
+    under the same key.
+    """
+    if request.call_key is None:
+        return None
+    name = f"{request.call_key} {request.model} {'stream' if stream else 'whole'}"
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class ModelTable:

@@ -92,6 +92,22 @@ async def test_the_same_key_is_the_same_answer_and_one_bill(
     assert simulator.stats()["total"]["repeated"] == 1
 
 
+async def test_another_model_or_a_stream_is_another_request_under_the_same_name(
+    adapters: list[ProviderAdapter], simulator: Simulator
+) -> None:
+    """A fallback on the same account must not be refused as a wrong repetition; a stream repeats a stream."""
+    adapter = an_adapter(adapters, simulator, EndpointClass.IDEMPOTENT)
+    streams: list[str] = []
+    await adapter.chat_completion(ASKED, timeout_s=10)
+    await adapter.chat_completion(replace(ASKED, model="other"), timeout_s=10)
+    for _ in range(2):
+        deltas = adapter.chat_completion_stream(ASKED, timeout_s=10, idle_timeout_s=10)
+        streams.append("".join([delta.text or "" async for delta in deltas]))
+
+    assert streams[0] == streams[1] != ""
+    assert (bills(simulator), simulator.stats()["total"]["repeated"]) == (3, 1)
+
+
 async def test_the_same_key_with_another_question_is_refused(
     adapters: list[ProviderAdapter], simulator: Simulator
 ) -> None:
