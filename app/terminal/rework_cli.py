@@ -1,4 +1,4 @@
-"""`tutti projects` that go on from what there is: declares retry, fork and export; ``rework_commands`` does them."""
+"""`tutti projects` retry, fork, resume and export: declares them; ``rework_commands`` does them."""
 
 from __future__ import annotations
 
@@ -28,6 +28,28 @@ def retry(
     doors: Doors = context.obj
     target = Target(server=server, config=config)
     execute(doors, lambda: rework_commands.retry(doors, target, run_id, task_id, as_json=as_json), as_json=as_json)
+
+
+@commands.command("resume", epilog="Example: tutti projects resume RUN --buy-again")
+def resume(
+    context: typer.Context,
+    run_id: RunId,
+    buy_again: Annotated[
+        bool,
+        typer.Option("--buy-again/--give-up", help="Make the lost calls again, perhaps paid twice, or never."),
+    ],
+    config: Config = None,
+    as_json: Json = False,
+    server: Server = None,
+) -> None:
+    """Let a project go on that asks about calls lost in a crash (`on_unknown: hold`)."""
+    doors: Doors = context.obj
+    target = Target(server=server, config=config)
+    execute(
+        doors,
+        lambda: rework_commands.resume(doors, target, run_id, buy_again=buy_again, as_json=as_json),
+        as_json=as_json,
+    )
 
 
 @commands.command("export", epilog="Example: tutti projects export RUN run.zip")

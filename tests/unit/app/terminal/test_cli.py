@@ -10,6 +10,7 @@ import signal
 import zipfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,10 @@ from typer.testing import CliRunner, Result
 from app import cli
 from app.domain.errors import CapacityError, ConfigurationError, GatewayError, InternalError
 from app.domain.ports import Desk
-from app.domain.run import RunEvent, RunStatus
+from app.domain.run import CallRecord, CallState, RunEvent, RunStatus
 from app.domain.views import LiveCheck
 from app.http.schemas import ResultDocumentOut
+from app.services.held_calls import question_of
 from app.terminal.connect import Progress, Target, open_desk
 from app.terminal.execute import Doors
 from tests.fakes.desk import ASK_WORD, FAIL_WORD, FakeDesk
@@ -474,3 +476,22 @@ def test_a_project_goes_on_from_what_it_has(stage: Stage, tmp_path: Path) -> Non
     assert "run-1 does t4 again" in retried.stdout
     assert unknown.exit_code == 2
     assert "t9" in unknown.stdout
+
+
+@pytest.mark.parametrize(("option", "answer"), [("--buy-again", "buy again"), ("--give-up", "give up")])
+def test_a_project_that_lost_calls_goes_on_as_its_owner_decides(stage: Stage, option: str, answer: str) -> None:
+    """One word decides on all of them; a project that asks for something else is left alone."""
+    asks = stage.play("run", f"A guide for {ASK_WORD}", "--json")
+    refused = stage.play("projects", "resume", "run-1", option)
+    held = question_of(
+        CallRecord(key="run-1/t1/task/1", run_id="run-1", task_id="t1", purpose="task", attempt=1, state=CallState.HELD)
+    )
+    waiting = stage.desk.runs["run-1"]
+    stage.desk.runs["run-1"] = replace(waiting, questions=(*waiting.questions, held))
+
+    resumed = stage.play("projects", "resume", "run-1", option)
+
+    assert asks.exit_code == 3
+    assert refused.exit_code == 2
+    assert resumed.exit_code == 0
+    assert dict(stage.desk.runs["run-1"].answers) == {held.id: answer}
