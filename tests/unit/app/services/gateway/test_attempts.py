@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -43,11 +43,13 @@ class Account(Upstream):
     breaks_after: tuple[int, Exception] | None = None
     sent: list[tuple[float, str]] = field(default_factory=list)
     """(when, model)."""
+    keys: list[str | None] = field(default_factory=list)
     closed: int = 0
     yielded: int = 0
 
     async def _do(self, request: ChatRequest) -> None:
         self.sent.append((self.clock.now_s, request.model))
+        self.keys.append(request.call_key)
         deed = self.deeds[min(len(self.sent), len(self.deeds)) - 1]
         if isinstance(deed, BaseException):
             raise deed
@@ -185,6 +187,24 @@ def test_attempts_pause_with_jitter_when_the_same_account_is_all_there_is() -> N
             sent = [at_s for at_s, _model in stage.accounts["a"].sent]
             assert won.attempts == 2
             assert 2.0 <= sent[1] - sent[0] <= 2.0 + 0.5 + 1.0
+
+    play(story)
+
+
+def test_every_attempt_of_a_call_has_the_same_name_and_other_calls_have_others() -> None:
+    """Where an account bills a name once, a lost answer is asked for again, not bought again."""
+
+    async def story(clock: VirtualClock) -> None:
+        deeds: list[Deed] = [failure(UpstreamKind.TIMEOUT), None]
+        async with a_stage(clock, {"a": deeds}) as stage:
+            await stage.attempts.complete(stage.bid())
+            await stage.attempts.complete(stage.bid())
+            await stage.attempts.complete(replace(stage.bid(), key="the client's"))
+
+            first, again, second, third = stage.accounts["a"].keys
+            assert first is not None
+            assert first == again != second
+            assert third == "the client's"
 
     play(story)
 
