@@ -30,6 +30,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield Stage(simulator, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_process_killed_at_any_point_buys_and_books_as_promised(stage: Stage, case: Case) -> None:
     """Every point is really reached and kills; bills and books agree with the promises of the endpoint's class."""
