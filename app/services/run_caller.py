@@ -9,6 +9,7 @@ Decides no routing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Sequence
@@ -273,9 +274,9 @@ class RunCaller:
         )
         passes(CrashPoint.BEFORE_HOLD)
         try:
-            await self._journal.record_calls([record], [self._books.hold(call)])
+            await self._write(record, [self._books.hold(call)])
         except asyncio.CancelledError:
-            # The write may be on its way; it is followed by one that takes it back.
+            # It may have been written; it is followed by one that takes it back.
             await self._finish(self._books.unsent(record, CallState.CANCELLED))
             raise
         passes(CrashPoint.HELD)
@@ -301,8 +302,18 @@ class RunCaller:
     async def _finish(self, ended: Ended) -> None:
         self._keep(ended.record)
         passes(CrashPoint.BEFORE_SETTLE)
-        await self._journal.record_calls([ended.record], ended.commands)
+        await self._write(ended.record, ended.commands)
         passes(CrashPoint.SETTLED)
+
+    async def _write(self, record: CallRecord, commands: Sequence[Command]) -> None:
+        """Write to the end, also while being stopped: what was paid for must not be left on its way."""
+        writing = asyncio.ensure_future(self._journal.record_calls([record], commands))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            with contextlib.suppress(GatewayError):
+                await writing
+            raise
 
     def _keep(self, record: CallRecord) -> None:
         self._records[record.key] = record

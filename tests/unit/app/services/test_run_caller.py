@@ -478,3 +478,27 @@ async def test_a_call_sent_again_and_again_under_its_key_is_given_up_too() -> No
     with pytest.raises(InternalError, match="given up"):
         await caller.call(a_call())
     assert inner.calls == []
+
+
+async def test_a_call_that_is_stopped_while_its_answer_is_written_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The money is spent: a run that is cancelled at that moment must not leave the call on its way."""
+    records, caller_inner = Records(), Inner(USED)
+    writing, go_on = asyncio.Event(), asyncio.Event()
+    write = records.record_calls
+
+    async def slow(calls: Sequence[CallRecord], commands: Sequence[Command]) -> None:
+        if calls[0].state is CallState.DONE:
+            writing.set()
+            await go_on.wait()
+        await write(calls, commands)
+
+    monkeypatch.setattr(records, "record_calls", slow)
+    task = asyncio.create_task(a_caller(caller_inner, records=records).call(a_call()))
+    await writing.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.wait({task})
+
+    assert task.cancelled()
+    assert [state for _key, state in records.states] == [CallState.SENT, CallState.DONE]
