@@ -148,7 +148,8 @@ class Purse:
             self.most_nano = most
         else:
             self.most_tokens = most
-        if self.most_nano < SPARE_CALLS * self.call_nano or self.most_tokens < SPARE_CALLS * self.call_tokens:
+        enough = self.most_nano >= SPARE_CALLS * self.call_nano and self.most_tokens >= SPARE_CALLS * self.call_tokens
+        if refusal.reason == "unpriced" or not enough:
             self.seal()
             self.most_nano = self.most_tokens = NO_MOST
             self.tight_until_s = hold.at_s + TIGHT_S

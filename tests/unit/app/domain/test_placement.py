@@ -168,8 +168,9 @@ def test_looking_ends_when_nobody_could_start_anything() -> None:
     tokens = BucketLevel(kind="tokens", level=300.0, capacity=300.0, rate_per_s=100.0)
     board = Board([a_row(buckets=(tokens,))], 0.0, horizon_s=0.5)
 
-    assert not board.is_full
+    full_before = board.is_full
     board.note(a_call(), "a", "m")
+    assert not full_before
     assert board.place(a_call()).start_in_s == 1.0
     assert board.is_full
     assert board.is_shut(a_call())
