@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -14,7 +16,8 @@ import ray
 import yaml
 
 from actors import bootstrap
-from actors.handles import DeskHandle
+from actors.coordinator import Coordinator
+from actors.handles import DeskHandle, StoreHandle
 from app import settings
 from app.domain.errors import ConfigurationError, GatewayError
 from app.domain.ports import Desk
@@ -111,6 +114,38 @@ async def ended_in_spite_of_gaps(desk: DeskHandle, run_id: str) -> dict[str, Any
             with contextlib.suppress(GatewayError):
                 return await ended(desk, run_id, within_s=30)
             await asyncio.sleep(0.2)
+
+
+async def test_coordinator_that_was_paused_commits_nothing_after_another_took_its_run(stage: Stage) -> None:
+    """A machine that slept wakes up with a run in its hands that somebody else has brought to its end."""
+    run_id = await started_and_half_done(stage)
+    first: Any = ray.get_actor(bootstrap.COORDINATOR, stage.namespace)
+    pid = await first.__ray_call__.remote(lambda _self: os.getpid())
+    second: Any = None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        second = ray.remote(Coordinator).options(num_cpus=0, max_concurrency=100).remote(stage.namespace)
+        document = await ended(stage.desk, run_id)
+        before = await everything(stage, run_id)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    try:
+        async with asyncio.timeout(60):
+            while await first.__ray_call__.remote(lambda self: len(self._tasks)):  # noqa: ASYNC110  another process
+                await asyncio.sleep(0.2)
+        after = await everything(stage, run_id)
+    finally:
+        ray.kill(second, no_restart=True)
+
+    assert document["status"] == "completed"
+    assert before[0].epoch > 1
+    assert after == before
+
+
+async def everything(stage: Stage, run_id: str) -> tuple[Any, ...]:
+    """Return all that the journal has of a run."""
+    store = StoreHandle(stage.namespace)
+    return await store.get_run(run_id), await store.calls_of(run_id), await stage.events(run_id)
 
 
 async def test_doing_a_task_again_and_forking_buy_only_what_they_must(stage: Stage) -> None:
