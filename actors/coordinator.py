@@ -3,8 +3,9 @@
 A thin shell: takes runs in, remembers which are being conducted here, and hands the newest snapshot of the directory to
 the dispatcher. Everything a run needs to go on is in the journal.
 
-May die at any moment: when it is back it goes on with every unfinished run from the journal. Completed tasks and the
-plan are kept; calls that were in flight are made again.
+May die at any moment: when it is back it takes every unfinished run over and goes on from the journal. Completed tasks
+and the plan are kept; what becomes of calls that were in flight ``domain/recovery`` decides. One that was only paused
+finds its runs taken, and writes nothing more of them.
 """
 
 from __future__ import annotations
