@@ -68,10 +68,10 @@ unit: unit-domain unit-rest
 
 # Two halves of about the same length, for two cores.
 unit-domain:
-	@$(PY) -m pytest tests/unit/app/domain tests/architecture
+	@TUTTI_QUICK=1 $(PY) -m pytest tests/unit/app/domain tests/architecture
 
 unit-rest:
-	@$(PY) -m pytest tests/unit --ignore=tests/unit/app/domain
+	@TUTTI_QUICK=1 $(PY) -m pytest tests/unit --ignore=tests/unit/app/domain
 
 bench: install-dev  ## the benchmarks of benchmarks/README.md
 	@$(PY) -m benchmarks

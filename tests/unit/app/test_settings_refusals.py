@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from app import settings
 from app.settings import ConfigurationProblems, Problem
+from tests.effort import examples
 
 ENVIRON = {"HOME": "/home/someone", "KEY": "correct-horse-battery", "SPACES": "  "}
 ACCOUNT = "accounts:\n  - name: a\n    provider: openai\n    api_key: ${KEY}\n    models: [gpt-5-mini]\n"
@@ -463,7 +464,7 @@ _DOCUMENTS = st.recursive(
 )
 
 
-@hypothesis_settings(max_examples=150, deadline=None)
+@hypothesis_settings(max_examples=examples(150), deadline=None)
 @given(
     accounts=_DOCUMENTS, rest=st.dictionaries(st.sampled_from(["routing", "quota_groups", "coordinator"]), _DOCUMENTS)
 )
@@ -473,7 +474,7 @@ def test_load_mapping_refuses_nonsense_in_words(accounts: object, rest: dict[str
         settings.load_mapping({"accounts": accounts, **rest}, environ=ENVIRON)
 
 
-@hypothesis_settings(max_examples=150, deadline=None)
+@hypothesis_settings(max_examples=examples(150), deadline=None)
 @given(text=st.text(alphabet=string.printable + "é中\x00", max_size=60))
 def test_load_text_refuses_nonsense_in_words(text: str) -> None:
     """Whatever the bytes, the answer is a list of mistakes, never another exception."""

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from app.domain.buckets import PEAKS_MAX, Hold, TokenBucket
 from app.domain.limits import MINUTE_NS
+from tests.effort import examples
 
 S = 1_000_000_000
 
@@ -20,7 +21,7 @@ def _replay(charges: list[tuple[int, int]], *, limit: int, capacity: int, now_ns
     return min(capacity, level + (now_ns - clock) * limit)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 2 * S), st.integers(1, 40), st.booleans(), st.integers(0, 30), st.integers(0, 40)),

@@ -24,6 +24,7 @@ from app.domain.chat import (
     ToolSpec,
 )
 from tests.architecture.any_value import AnyJson, values_of
+from tests.effort import examples
 
 SCHEMA: dict[str, Json] = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "integer"}}}
 FULL = ChatRequest(
@@ -65,7 +66,7 @@ def key(request: ChatRequest, scope: str = "shared", models: tuple[str, ...] = (
     return found
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 @given(requests, st.booleans(), st.none() | st.text(max_size=3))
 def test_key_is_the_same_whoever_asks_and_however_it_is_sent(
     request: ChatRequest, stream: bool, user: str | None
@@ -75,7 +76,7 @@ def test_key_is_the_same_whoever_asks_and_however_it_is_sent(
 
 
 @pytest.mark.parametrize("name", sorted({field.name for field in fields(ChatRequest)} - {"user", "stream"}))
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=examples(20))
 @given(data=st.data())
 def test_key_changes_with_every_field(name: str, data: st.DataObject) -> None:
     """Each field, those that are added later included, may change the answer."""
@@ -93,7 +94,7 @@ def _same(one: object, other: object) -> bool:
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Message)])
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=examples(20))
 @given(data=st.data())
 def test_key_changes_with_every_part_of_a_message(name: str, data: st.DataObject) -> None:
     """The conversation is what is asked, reasoning and signatures of earlier turns included."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from app.domain.fair_queue import SHARES, STALE_MIN, FairQueue
 from app.domain.gateway import ServiceClass
+from tests.effort import examples
 
 INTERACTIVE, STANDARD, BATCH = ServiceClass.INTERACTIVE, ServiceClass.STANDARD, ServiceClass.BATCH
 WEIGHTS = {"a": 1.0, "b": 2.0, "c": 5.0}
@@ -176,7 +177,7 @@ def test_calls_of_one_caller_stay_in_their_order(
     assert all(items == sorted(items) for items in lines.values())
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 @given(st.lists(st.integers(1, COST_MAX), min_size=120, max_size=120), st.data())
 def test_backlogged_callers_are_served_by_weight(costs: list[int], data: st.DataObject) -> None:
     """At every moment two callers that both wait differ by at most one largest call each, in weighted tokens."""
@@ -194,7 +195,7 @@ def test_backlogged_callers_are_served_by_weight(costs: list[int], data: st.Data
                 assert served[one] - served[other] <= bound + 1e-6
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 @given(st.lists(st.integers(1, COST_MAX), min_size=150, max_size=150), st.data())
 def test_backlogged_classes_are_served_by_share(costs: list[int], data: st.DataObject) -> None:
     """Higher classes take at most their share while a lower one waits: batch is slow, never starved."""
@@ -211,7 +212,7 @@ def test_backlogged_classes_are_served_by_share(costs: list[int], data: st.DataO
                 assert served[one] - served[other] <= COST_MAX / SHARES[one] + COST_MAX / SHARES[other] + 1e-6
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 @given(st.lists(pushes, max_size=40), pushes, st.lists(pushes, min_size=60, max_size=60))
 def test_nobody_starves_while_others_keep_coming(
     waiting: list[tuple[str, ServiceClass, int]],

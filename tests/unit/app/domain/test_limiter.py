@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from app.domain.limiter import Charge, Limiter, LimiterState, LimitSpec, Refusal, Reservation
 from app.domain.limits import MINUTE_NS, RATE_NAMES
+from tests.effort import examples
 
 S = 1_000_000_000
 
@@ -64,7 +65,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     steps,
     st.integers(1, 600),
@@ -124,7 +125,7 @@ def test_limiter_never_exceeds_any_interval_whatever_the_schedule(
     assert _excess_parts([(at, tokens) for at, _one, tokens in admitted], tpm, burst_ms) <= 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 3 * S), st.integers(1, 300), st.integers(1, 15 * S)), min_size=5, max_size=60),
     st.integers(2, 12),

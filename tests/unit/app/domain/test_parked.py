@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain.buckets import TokenBucket
+from tests.effort import examples
 
 S = 1_000_000_000
 VALID_NS = S
@@ -23,7 +24,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(limit=st.integers(30, 600), burst_ms=st.integers(500, 4_000), plan=steps)
 def test_no_interval_gets_more_than_its_allowance_when_spares_are_used_at_the_worst_moment(
     limit: int, burst_ms: int, plan: list[tuple[str, int, int, int]]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain.safe_regex import PATTERN_CHARS_MAX, compile_safe
+from tests.effort import examples
 
 ATOMS = [
     "a",
@@ -31,7 +32,7 @@ ATOMS = [
 REPEATS = ["", "", "", "*", "+", "?", "{1,3}", "{2,}", "{0,2}", "*?", "+?"]
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(
     pieces=st.lists(st.tuples(st.sampled_from(ATOMS), st.sampled_from(REPEATS)), min_size=1, max_size=4),
     flags=st.sampled_from(["", "(?i)", "(?m)", "(?s)"]),

@@ -10,6 +10,7 @@ from app.domain.leases import PERMIT_VALID_S
 from app.domain.limiter import Limiter, Refusal, Reservation
 from app.domain.limits import MINUTE_NS, Charge, LimitSpec
 from app.domain.windows import SLACK_NS, STEP_NS
+from tests.effort import examples
 
 S = 1_000_000_000
 
@@ -75,7 +76,7 @@ def test_hammered_window_is_used_to_97_percent(call_s: int) -> None:
     assert 0.97 * 6_000 <= admitted <= 6_000
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     steps=st.lists(
         st.tuples(

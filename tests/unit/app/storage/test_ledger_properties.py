@@ -20,6 +20,7 @@ from app.domain.books.entries import Command, Correct, Ending, Expire, Hold, Set
 from app.domain.chat import Usage
 from app.storage import books_checks, ledger
 from app.storage.books_tables import ledger_account, transfer
+from tests.effort import examples
 from tests.fakes.ledger_commands import ALICE, BOB, NOON_S, a_budget, an_entry, dump, fresh_books
 
 LIMITS = {
@@ -101,7 +102,7 @@ histories = st.lists(
 )
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 """Not shrunk: a history of twenty commands is readable, and shrinking takes minutes."""
-quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=PHASES)
+quick = settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=PHASES)
 
 
 @dataclass(slots=True)

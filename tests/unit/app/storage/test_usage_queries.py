@@ -21,6 +21,7 @@ from app.domain.chat import Usage
 from app.domain.errors import RequestError
 from app.storage import ledger
 from app.storage.usage_queries import entries_of_run, usage
+from tests.effort import examples
 from tests.fakes.ledger_commands import ALICE, BOB, NOON_S, a_settle, an_entry, fresh_books
 
 DAY_S = 86_400.0
@@ -92,7 +93,7 @@ def added_up(entries: Sequence[UsageEntry], query: UsageQuery) -> dict[tuple[str
     return {place: tuple(sums[name] for name in SUMS) for place, sums in found.items()}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(entries=some_entries(), asked=st.lists(queries, min_size=1, max_size=4))
 def test_every_answer_is_the_sum_of_the_entries_it_is_about(entries: list[UsageEntry], asked: list[UsageQuery]) -> None:
     """Days that begin at half past an hour, ranges that cut hours, any filter and any group."""

@@ -23,6 +23,7 @@ from app.domain.books.prices import (
     price_nano,
 )
 from app.domain.chat import Usage
+from tests.effort import examples
 
 NOON_S = datetime(2026, 11, 18, 12, tzinfo=UTC).timestamp()
 """A Wednesday."""
@@ -66,7 +67,7 @@ def usages(draw: st.DrawFn, input_max: int, output_max: int) -> Usage:
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(data=st.data(), row=rows, input_max=st.integers(0, 5_000), output_max=st.integers(0, 5_000))
 def test_no_usage_within_its_counts_costs_more_than_the_ceiling(
     data: st.DataObject, row: PriceRow, input_max: int, output_max: int
@@ -88,7 +89,7 @@ def test_no_usage_within_its_counts_costs_more_than_the_ceiling(
     assert 0 <= cost <= most
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(usage=usages(3_000_000, 400_000), fresh=decimals, output=decimals, read=decimals, batch=st.booleans())
 def test_price_is_the_exact_amount_rounded_up_once(
     usage: Usage, fresh: str, output: str, read: str, batch: bool

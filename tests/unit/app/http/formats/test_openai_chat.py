@@ -15,6 +15,7 @@ from app.domain.errors import RequestError
 from app.http.formats.openai_chat import OpenAIChat
 from app.http.formats.openai_chat_fields import TOOLS_MAX
 from app.http.formats.openai_chat_messages import MESSAGES_MAX
+from tests.effort import examples
 
 FORMAT = OpenAIChat()
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
@@ -426,7 +427,7 @@ _VALID: dict[str, tuple[Any, str]] = {
 _DEFAULT = ChatRequest(model="", messages=(Message(role=Role.USER, text="Hello"),))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     known=st.sets(st.sampled_from(sorted(_VALID))),
     strange=st.dictionaries(
@@ -457,7 +458,7 @@ def test_no_top_level_field_is_ever_lost(known: set[str], strange: dict[str, Any
     }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(body=st.dictionaries(st.sampled_from(sorted([*_VALID, "messages", "stream_options"])), _JSON))
 def test_any_json_is_read_or_refused_and_never_fails(body: dict[str, Any]) -> None:
     """No body, however wrong, is a failure of ours."""

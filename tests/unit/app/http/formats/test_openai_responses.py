@@ -13,6 +13,7 @@ from app.domain.errors import RequestError
 from app.http.formats.openai_chat_fields import TOOLS_MAX
 from app.http.formats.openai_responses import METADATA_PAIRS_MAX, OpenAIResponses
 from app.http.formats.openai_responses_input import ITEMS_MAX
+from tests.effort import examples
 
 FORMAT = OpenAIResponses()
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -282,7 +283,7 @@ _SHAPED = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.dictionaries(_NAMES, _JSON | _SHAPED, max_size=3))
 def test_any_json_is_read_or_refused(fields: dict[str, Any]) -> None:
     """No body makes the parser fail in another way, and no refusal leaves the field out."""

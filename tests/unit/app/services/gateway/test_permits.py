@@ -16,6 +16,7 @@ from app.domain.errors import GatewayError, UpstreamError, UpstreamKind
 from app.domain.leases import PERMIT_VALID_S, PermitReport
 from app.domain.limits import LimitSpec
 from app.services.gateway.permits import Permit
+from tests.effort import examples
 from tests.fakes.permit_hosts import an_account
 from tests.fakes.permit_world import World, a_world, play, want
 from tests.fakes.virtual_time import VirtualClock
@@ -168,7 +169,7 @@ class Storm:
         return PermitReport(call_id=permit.call_id, ending="failed", error=error)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(steps, st.integers(0, 1_000_000))
 def test_desks_leave_nothing_behind_whatever_happens(steps: list[tuple[str, float, int]], seed: int) -> None:
     """However calls, cancellations, failures, lost messages and deaths mix: at the end nothing is held or waits."""
