@@ -286,7 +286,8 @@ async def _start(request: Request, body: ProjectRequest, key: str | None) -> Run
 def _buyers(request: Request) -> Owners:
     """Return on whose behalf the request is: the key's, its team's, and the user that it names."""
     caller: Caller = getattr(request.state, "caller", ANONYMOUS)
-    user = request.headers.get(USER_HEADER, "").strip()
+    # UTF-8, as the gateway reads it; the framework takes headers for Latin-1.
+    user = request.headers.get(USER_HEADER, "").encode("latin-1").decode("utf-8", "replace").strip()
     return Owners(team=caller.team, user=user, key=caller.name)
 
 

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 SECONDS_MAX = 7 * 86_400
-BUDGET_USD_MAX = 1_000_000_000
+BUDGET_USD_MIN, BUDGET_USD_MAX = Decimal("0.000000001"), Decimal(1_000_000_000)
+"""What the books can tell from nothing, and hold."""
 FORK_INPUT_CHARS_MAX = 65_536
 
 
@@ -24,6 +25,10 @@ class Strict(BaseModel):
 def _said(text: str) -> str:
     if not text.strip():
         raise ValueError("empty; say what is to be done")
+    return _characters(text)
+
+
+def _characters(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -62,7 +67,7 @@ class ProjectRequest(Strict):
     )
     budget_usd: Annotated[Decimal | None, BeforeValidator(_decimal)] = Field(
         default=None,
-        gt=0,
+        ge=BUDGET_USD_MIN,
         le=BUDGET_USD_MAX,
         description="Most that the run may cost, in dollars: a call that might exceed it is not made. "
         "A lower budget for every run, in the configuration, wins.",
@@ -88,7 +93,7 @@ class ForkRequest(Strict):
     """From where a new project goes on with the results of another."""
 
     from_task: str = Field(description="From this task on everything is done anew.", examples=["t2"])
-    input: str | None = Field(
+    input: Annotated[str, AfterValidator(_characters)] | None = Field(
         default=None,
         max_length=FORK_INPUT_CHARS_MAX,
         description="What that task is told beside its instruction.",

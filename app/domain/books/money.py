@@ -8,6 +8,8 @@ from __future__ import annotations
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
 
 NANO_PER_USD = 1_000_000_000
+USD_MIN = Decimal("0.000000001")
+"""A nano-dollar; less is nothing."""
 USD_MAX = 1_000_000_000
 """In one amount: nano-dollars are 64-bit integers in the store."""
 
@@ -18,12 +20,12 @@ def nano_from_usd(usd: str | Decimal) -> int:
 
 
 def is_amount(usd: str) -> bool:
-    """Return whether ``usd`` is an amount over 0 that the books can hold."""
+    """Return whether ``usd`` is an amount that the books can tell from nothing, and hold."""
     try:
         value = Decimal(usd)
     except InvalidOperation:
         return False
-    return value.is_finite() and 0 < value <= USD_MAX
+    return value.is_finite() and USD_MIN <= value <= USD_MAX
 
 
 def usd_from_nano(nano: int) -> str:

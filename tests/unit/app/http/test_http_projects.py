@@ -55,12 +55,12 @@ async def test_process_project_returns_the_document_when_the_run_ends(http: http
 async def test_process_project_passes_the_options_on(http: httpx.AsyncClient, desk: FakeDesk) -> None:
     """Every documented option reaches the desk."""
     body = {"request_text": TEXT, "assume_defaults": True, "timeout_s": 30, "max_tokens_total": 5000, "budget_usd": 2.5}
-    await http.post("/process_project", json=body, headers={"idempotency-key": "k1", "x-tutti-user": "ann"})
+    await http.post("/process_project", json=body, headers={b"idempotency-key": b"k1", b"x-tutti-user": "änn".encode()})
 
     request = desk.requests[0]
     assert (request.assume_defaults, request.timeout_s, request.tokens_max) == (True, 30.0, 5000)
     assert request.idempotency_key == "k1"
-    assert (request.budget_usd, request.buyers) == ("2.5", Owners(user="ann", key="anonymous"))
+    assert (request.budget_usd, request.buyers) == ("2.5", Owners(user="änn", key="anonymous"))
 
 
 @pytest.mark.parametrize(("said", "taken"), [("0.10", "0.1"), (1, "1"), (1e-9, "0.000000001"), ("100", "100")])
@@ -73,7 +73,7 @@ async def test_a_budget_is_taken_exactly_as_it_was_said(
     assert desk.requests[0].budget_usd == taken
 
 
-@pytest.mark.parametrize("said", [0, -1, "much", "NaN", 1e300, [1]])
+@pytest.mark.parametrize("said", [0, -1, "much", "NaN", 1e300, [1], "1e-999999999", "1e999999999", True])
 async def test_a_budget_that_is_no_amount_is_refused_by_name(http: httpx.AsyncClient, said: object) -> None:
     """A slip must not become a run without a ceiling."""
     response = await http.post("/process_project", json={"request_text": TEXT, "budget_usd": said})
@@ -361,3 +361,19 @@ async def test_wrong_last_event_id_is_refused(http: httpx.AsyncClient, value: st
 
     assert response.status_code == 400
     assert _error(response)["param"] == "last-event-id"
+
+
+async def test_going_on_from_a_run_is_refused_by_name_where_it_cannot_be(http: httpx.AsyncClient) -> None:
+    """A task that is not there, text that is none, and a run that still works."""
+    started = (await http.post("/v1/projects", json={"request_text": TEXT})).json()["run_id"]
+    path = f"/v1/projects/{started}"
+    working = await http.post(f"{path}/retry", json={"task_id": "t1"})
+    async with http.stream("GET", f"{path}/events") as events:
+        await events.aread()
+    missing = await http.post(f"{path}/fork", json={"from_task": "\x00t9"})
+    broken = await http.post(
+        f"{path}/fork", content=b'{"from_task": "t1", "input": "\\ud800"}', headers={"content-type": "application/json"}
+    )
+
+    assert (working.status_code, missing.status_code, broken.status_code) == (409, 400, 422)
+    assert (_error(missing)["param"], _error(broken)["param"]) == ("task_id", "input")
