@@ -53,7 +53,7 @@ def rows(record: Sequence[Played]) -> list[list[str]]:
                 _named(case),
                 _by_length(same, lambda _played: True),
                 str(sum(len(played.deaths) for played in same)),
-                str(max(-(-played.bills.requests // case.calls) for played in same)),
+                _most(case, max(played.bills.requests for played in same)),
                 _by_length(same, lambda played: played.duplicates > 0),
                 _by_length(same, lambda played: played.obtained < played.case.calls),
                 str(sum(len(played.below) for played in same)),
@@ -64,6 +64,11 @@ def rows(record: Sequence[Played]) -> list[list[str]]:
 
 def _named(case: Case) -> str:
     return case.name if case.calls == 1 else f"{case.name}, {case.calls} calls at once"
+
+
+def _most(case: Case, bills: int) -> str:
+    """Return the most bills of one call; of several at once only their mean is known."""
+    return str(bills) if case.calls == 1 else f"up to {-(-bills // case.calls)} in the mean"
 
 
 def _by_length(record: Sequence[Played], counts: Callable[[Played], bool]) -> str:
