@@ -253,7 +253,7 @@ class RunCaller:
 
     async def _leave_unknown(self, record: CallRecord, error: str) -> None:
         self._keep(replace(record, state=CallState.UNKNOWN, settled_s=self._clock.wall_s(), error=error))
-        await self._journal.record_calls([self._records[record.key]], [])
+        await self._write(self._records[record.key], [])
 
     async def _begin(self, call: ModelCall, number: int) -> CallRecord:
         """Record a call as sent with the hold of its ceiling: on disk before anything leaves, or not at all."""
