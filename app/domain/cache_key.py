@@ -50,7 +50,8 @@ def cache_key(request: ChatRequest, scope: str, models: Sequence[str] = ()) -> b
     properties in a schema because models write their answers in it.
 
     Args:
-        request: What is asked. ``user`` and ``stream`` are left out: the answer does not depend on them.
+        request: What is asked. ``user``, ``stream`` and the call's own name are left out: the answer does not depend on
+            them.
         scope: Who may share the answer: a caller's name, or one name for all.
         models: The models that may answer, best first, where ``request.model`` alone does not say (an alias, ``auto``).
     """
@@ -66,6 +67,8 @@ def cache_key(request: ChatRequest, scope: str, models: Sequence[str] = ()) -> b
         request,
         user=None,
         stream=False,
+        call_key=None,
+        lost_at_s=None,
         # A client's 1 is its 1.0.
         temperature=None if request.temperature is None else float(request.temperature),
         top_p=None if request.top_p is None else float(request.top_p),
