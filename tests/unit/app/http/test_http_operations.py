@@ -111,7 +111,7 @@ async def test_openapi_documents_every_refusal_in_the_one_shape(http: httpx.Asyn
     assert (await http.get("/docs")).status_code == 200
     operations = [(path, operation) for path, methods in document["paths"].items() for operation in methods.values()]
 
-    assert len(operations) == 12
+    assert len(operations) == 15
     for path, operation in operations:
         refused = {status: body for status, body in operation["responses"].items() if int(status) >= 400}
         assert {"500", "503"} <= set(refused), path
