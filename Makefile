@@ -37,9 +37,9 @@ test: install-dev  ## everything: unit, architecture, contract, integration, acc
 	@$(PY) -m pytest tests
 
 check: install-dev  ## under a minute: format, lint, types, contracts, sizes, unit tests
-	@$(MAKE) -s -j3 --output-sync=target types unit-domain unit-rest format-check lint contracts sizes docs-check
+	@$(MAKE) -s -j3 --output-sync=target unit-services unit-domain unit-rest types format-check lint contracts sizes docs-check
 
-.PHONY: format-check docs-check unit-domain unit-rest
+.PHONY: format-check docs-check unit-domain unit-services unit-rest
 format-check:
 	@$(BIN)/ruff format --check -q .
 
@@ -64,14 +64,17 @@ docs-check:
 docs: install-dev  ## regenerate what is generated in docs/
 	@$(PY) -m tools.generate_docs
 
-unit: unit-domain unit-rest
+unit: unit-domain unit-services unit-rest
 
-# Two halves of about the same length, for two cores.
+# Parts of about the same length, to fill two cores.
 unit-domain:
 	@TUTTI_QUICK=1 $(PY) -m pytest tests/unit/app/domain tests/architecture
 
+unit-services:
+	@TUTTI_QUICK=1 $(PY) -m pytest tests/unit/app/services tests/unit/app/storage tests/unit/actors
+
 unit-rest:
-	@TUTTI_QUICK=1 $(PY) -m pytest tests/unit --ignore=tests/unit/app/domain
+	@TUTTI_QUICK=1 $(PY) -m pytest tests/unit --ignore=tests/unit/app/domain --ignore=tests/unit/app/services --ignore=tests/unit/app/storage --ignore=tests/unit/actors
 
 bench: install-dev  ## the benchmarks of benchmarks/README.md
 	@$(PY) -m benchmarks
