@@ -76,8 +76,8 @@ unit-services:
 unit-rest:
 	@TUTTI_QUICK=1 $(PY) -m pytest tests/unit --ignore=tests/unit/app/domain --ignore=tests/unit/app/services --ignore=tests/unit/app/storage --ignore=tests/unit/actors
 
-bench: install-dev  ## the benchmarks of benchmarks/README.md
-	@$(PY) -m benchmarks
+bench: install-dev  ## the benchmarks of benchmarks/README.md, with tables and plots
+	@$(PY) -m benchmarks && $(PY) -m benchmarks.plots
 
 .PHONY: torture
 TORTURE_MINUTES ?= 10

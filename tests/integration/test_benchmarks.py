@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import orjson
 import pytest
 
 from benchmarks import pool
+from benchmarks.report import RESULTS
+from benchmarks.stage import ROOT
 
 pytestmark = pytest.mark.ray
 
@@ -19,3 +25,33 @@ async def test_pool_is_played_without_refusals_and_not_below_its_bound(ray_clust
     assert sum(found.by_account.values()) == pool.TASKS
     assert found.ratio >= 1
     assert found.makespan_s >= found.provider_bound.seconds > 0
+
+
+def play(name: str, *arguments: str) -> dict[str, object]:
+    """Run a benchmark of the gateway in its short form, in a process and a cluster of its own; return what it found."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--short", *arguments]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
+    found: dict[str, object] = orjson.loads((RESULTS / f"{name}-short.json").read_bytes())
+    return found
+
+
+@pytest.mark.timeout(420)
+def test_gateway_uses_a_pool_at_ten_times_its_limits_without_a_refusal() -> None:
+    """1 500 requests at once over 8 unequal keys: the provider refuses none for its limits, and nothing fails."""
+    found = play("gateway_pool")
+
+    assert found["answered"] == 1_500
+    assert found["refused_429"] == 0
+    assert float(str(found["provider_ratio"])) >= 1
+
+
+@pytest.mark.timeout(420)
+def test_gateway_answers_every_request_of_the_cost_benchmark() -> None:
+    """What is measured must be whole: no request fails, streamed or not; cost is told, not judged, on any machine."""
+    found = play("gateway", "--only", "direct", "tutti")
+
+    parts = found["targets"]["tutti"]["parts"]  # type: ignore[index]  # JSON
+    assert parts["32"]["answered"] > 0
+    assert sum(part["failed"] for part in parts.values()) == 0
+    assert parts["spread"]["chunks"] > 0
