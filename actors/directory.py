@@ -56,7 +56,9 @@ class Hosts(Protocol):
 class BudgetBooks(Protocol):
     """What the directory tells the books; ``handles.StoreHandle`` provides it."""
 
-    async def sync_books(self, budgets: Sequence[BudgetSpec], prices: Sequence[PriceRow]) -> None: ...
+    async def sync_books(
+        self, budgets: Sequence[BudgetSpec], prices: Sequence[PriceRow], webhook: str | None = None
+    ) -> None: ...
 
 
 class HostFactory(Protocol):
@@ -263,7 +265,7 @@ class Directory:
         if self._books is None or self._booked_version == orchestra.version:
             return
         try:
-            await self._books.sync_books(orchestra.budgets, orchestra.prices)
+            await self._books.sync_books(orchestra.budgets, orchestra.prices, orchestra.alert_webhook)
             self._booked_version = orchestra.version
         except GatewayError as error:
             _log.warning("budgets and prices are not in force yet: %s", error.message)

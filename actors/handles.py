@@ -207,8 +207,10 @@ class StoreHandle:
             self._booker = asyncio.create_task(self._book())
         return await booking.done
 
-    async def sync_books(self, budgets: Sequence[BudgetSpec], prices: Sequence[PriceRow]) -> None:
-        await self._actor.ask("sync_books", list(budgets), list(prices))
+    async def sync_books(
+        self, budgets: Sequence[BudgetSpec], prices: Sequence[PriceRow], webhook: str | None = None
+    ) -> None:
+        await self._actor.ask("sync_books", list(budgets), list(prices), webhook)
 
     async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
         return cast("list[UsageRow]", await self._actor.ask("usage", query))

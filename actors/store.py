@@ -26,8 +26,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from actors.alerts import Alerts
 from actors.repeat_rows import RepeatRows
-from app.domain.alert_text import alert_text
 from app.domain.books.budgets import BudgetSpec
 from app.domain.books.entries import Answer, Command, Expire, Hold, Settle
 from app.domain.books.figures import BudgetFigures, Difference, ExportRow, ReconcileLine
@@ -87,6 +87,7 @@ class Store:
         self._booked = asyncio.Event()
         self._expiring: asyncio.Task[None] | None = None
         self._repeats = RepeatRows(self._write_alone, wall_s)
+        self._alerts = Alerts()
 
     async def ping(self) -> str:
         """Return "ok" once a commit went through."""
@@ -243,8 +244,11 @@ class Store:
             self._books_under_way = asyncio.create_task(self._book())
         return await booking.done
 
-    async def sync_books(self, specs: Sequence[BudgetSpec], prices: Sequence[PriceRow]) -> None:
-        """Put the configuration's budgets in force and keep the text of its prices."""
+    async def sync_books(
+        self, specs: Sequence[BudgetSpec], prices: Sequence[PriceRow], webhook: str | None = None
+    ) -> None:
+        """Put the configuration's budgets in force, keep the text of its prices, and learn where alerts go."""
+        self._alerts.webhook = webhook
 
         def write(connection: Connection) -> None:
             budgets.record_prices(connection, prices)
@@ -335,6 +339,7 @@ class Store:
         if self._expiring is not None:
             self._expiring.cancel()
             self._expiring = None
+        await self._alerts.aclose()
         async with self._opening:
             if self._opened is not None:
                 opened, self._opened = self._opened, None
@@ -396,7 +401,7 @@ class Store:
         booked = False
         for command, answer in zip(commands, answers, strict=True):
             for alert in answer.alerts:
-                _log.warning("%s", alert_text(alert))
+                self._alerts.tell(alert)
             # A settlement that was said before in part is rare; its entries may then be seen twice.
             if isinstance(command, Settle) and answer.outcome == "done" and command.entries:
                 self._recent.add(command.entries)

@@ -225,6 +225,8 @@ class Orchestra:
     prices: tuple[PriceRow, ...] = ()
     """Every known price of the models above, by public name; ``find_row`` says which one holds."""
     budgets: tuple[BudgetSpec, ...] = ()
+    alert_webhook: str | None = field(default=None, repr=False)
+    """Told by POST when a budget reaches its soft share; may carry a secret."""
     source: str = ""
     """Where it came from: a file's path, or "environment", or "embedded model"."""
     config_path: str | None = None

@@ -82,6 +82,7 @@ def assemble(file: ConfigurationFile, *, table: ModelTable, data_dir: Path, sour
         tenant=file.tenant,
         prices=prices_of(models, servings, file.prices, table, lambda name: offer.find(name, table)),
         budgets=budgets_of(file.budgets, file.tenant),
+        alert_webhook=file.alerts.webhook,
     )
     return _named(orchestra, source, notes)
 

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator
 from app.domain.accounts import Provider
 from app.domain.books.budgets import EVERYONE, OwnerKind, Window
 from app.domain.books.money import NANO_PER_USD
-from app.settings.fields import ModelName, Share, refusal, whole
+from app.settings.fields import BaseUrl, ModelName, Share, refusal, whole
 from app.settings.sections import Section, setting
 
 USD_MAX = 1_000_000_000
@@ -144,6 +144,17 @@ Tokens = Annotated[
         )
     ),
 ]
+
+
+class AlertsSection(Section):
+    """Who hears that a budget comes near its end, beside the store's log."""
+
+    webhook: BaseUrl | None = setting(
+        None,
+        "Gets a POST with JSON when a budget reaches its `soft` share; `text` in it says it in a sentence.",
+        kind="http or https address",
+        example="https://chat.example.com/hooks/tutti",
+    )
 
 
 class BudgetSection(Section):

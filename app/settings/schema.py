@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import BeforeValidator
 
 from app.domain.accounts import EndpointClass, ModelKind, OnUnknown, Provider, StructuredOutput, Tier
-from app.settings.books_schema import BudgetSection, LongContextSection, PeakSection, PriceSection
+from app.settings.books_schema import AlertsSection, BudgetSection, LongContextSection, PeakSection, PriceSection
 from app.settings.fields import (
     EMPTY_IF_NULL,
     BaseUrl,
@@ -341,6 +341,9 @@ class ConfigurationFile(Section):
         kind="list of budgets",
         example="[{for: 'team:research', window: month, usd: 50.00}]",
     )
+    alerts: Annotated[AlertsSection, EMPTY_IF_NULL] = setting(
+        AlertsSection, "Who hears that a budget comes near its end.", kind="alerts", example="{webhook: '${ALERT_URL}'}"
+    )
     prices: tuple[PriceSection, ...] = setting(
         tuple,
         "What models cost you, where that is not what the model table says.",
@@ -386,6 +389,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "gateway.cache": CacheSection,
     "gateway.cors": CorsSection,
     "budgets[]": BudgetSection,
+    "alerts": AlertsSection,
     "prices[]": PriceSection,
     "prices[].long_context[]": LongContextSection,
     "prices[].peak[]": PeakSection,

@@ -44,7 +44,9 @@ class World:
             raise InternalError(f"{host} could not be created")
         self.living.setdefault(host, "first life")
 
-    async def sync_books(self, budgets: Sequence[BudgetSpec], prices: Sequence[PriceRow]) -> None:
+    async def sync_books(
+        self, budgets: Sequence[BudgetSpec], prices: Sequence[PriceRow], webhook: str | None = None
+    ) -> None:
         if self.books_fail:
             self.books_fail -= 1
             raise InternalError("the disk is full")
