@@ -10,7 +10,18 @@ from collections.abc import Sequence
 
 from benchmarks.stage import ROOT
 
-NAMES = ("pool", "dag", "startup", "idle", "gateway", "gateway_pool", "gateway_memory", "ledger", "ledger_actor", "usage_queries")
+NAMES = (
+    "pool",
+    "dag",
+    "startup",
+    "idle",
+    "gateway",
+    "gateway_pool",
+    "gateway_memory",
+    "ledger",
+    "ledger_actor",
+    "usage_queries",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
