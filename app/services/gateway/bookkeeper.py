@@ -154,12 +154,15 @@ class Bookkeeper:
                 raise InternalError("the books do not answer", remedy="try again in a few seconds") from None
             raise
         if answer.refusal is not None:
+            purse.refuse_one()
             raise exhausted(answer.refusal)
         return purse.take_one(hold, ceiling)
 
     def _return(self, purse: Purse, hold: Hold, done: asyncio.Future[Answer]) -> None:
         if not done.cancelled() and done.exception() is None and done.result().accepted:
             purse.close(purse.take_one(hold, Ceiling(hold.amount_nano, hold.tokens)), None)
+        else:
+            purse.refuse_one()
 
     def _say(self, commands: Sequence[Command], *, at_once: bool = True) -> None:
         self._outbox.commands.extend(commands)

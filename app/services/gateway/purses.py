@@ -80,6 +80,8 @@ class Purse:
     sealed: list[Block] = field(default_factory=list)
     asked: bool = False
     """A hold for calls to come is under way."""
+    waiting: int = 0
+    """Calls that wait for a hold of their own."""
     tight_until_s: float = 0.0
     """The books had none to give ahead: until then every call asks for itself."""
     most_nano: int = NO_MOST
@@ -155,14 +157,20 @@ class Purse:
             self.tight_until_s = hold.at_s + TIGHT_S
 
     def ask_one(self, ceiling: Ceiling, now_s: float) -> Hold:
-        """Return the hold for one call that has to wait for it."""
+        """Return the hold for one call that has to wait for it; end it with ``take_one`` or ``refuse_one``."""
+        self.waiting += 1
         return self._hold(ceiling.nano or 0, ceiling.tokens, 1, now_s, spare=False)
 
     def take_one(self, hold: Hold, ceiling: Ceiling) -> Ticket:
         """Return the ticket of a call whose own hold was granted."""
+        self.waiting -= 1
         block = Block(hold_id=hold.hold_id, taken_s=hold.at_s)
         self.sealed.append(block)
         return _fly(block, ceiling)
+
+    def refuse_one(self) -> None:
+        """Forget a call whose own hold was not granted."""
+        self.waiting -= 1
 
     def close(self, ticket: Ticket, entry: UsageEntry | None) -> None:
         """End a call; without an entry nothing was bought. What it did not need can be drawn again."""
@@ -213,7 +221,7 @@ class Purse:
 
     def is_empty(self) -> bool:
         """Tell whether nothing would be lost if this were forgotten."""
-        return self.current is None and not self.sealed and not self.asked
+        return self.current is None and not self.sealed and not self.asked and not self.waiting
 
     def tick(self, seconds: float) -> None:
         """Follow the demand of the ``seconds`` since the last tick."""

@@ -250,3 +250,19 @@ def test_call_that_gives_up_while_it_waits_for_its_hold_leaves_nothing_held() ->
         assert "open" not in books.counts()
 
     play(story)
+
+
+def test_call_that_waits_long_for_its_own_hold_is_booked_all_the_same() -> None:
+    """Near a budget's end calls ask one by one; what keeps their holds is not forgotten while they wait."""
+
+    async def story(clock: VirtualClock) -> None:
+        limit = BudgetSpec(owner_kind=OwnerKind.KEY, owner_name="alice", window=Window.MONTH, limit_nano=6_000_000)
+        books = LedgerBooks(limit, delay_s=1.2)
+        async with a_keeper(books, clock) as keeper:
+            for _ in range(3):
+                await call(keeper, clock)
+        assert books.entries() == 3
+        assert books.spent("usd/key:alice") == (3_000_000, 0, 0)
+        assert books.verify() == []
+
+    play(story)
