@@ -17,7 +17,7 @@ from app.domain.ports import Clock
 
 INPUT_MARGIN = 2
 """Estimates of input tokens err; a ceiling holds so many times the estimate."""
-PRICE_DAY_S = 60.0
+PRICE_FRESH_S = 60.0
 """How long a looked-up price row is believed: rows change at midnight."""
 
 
@@ -41,7 +41,7 @@ class PriceList:
     def find(self, model: str, provider: str) -> PriceRow | None:
         """Return what holds for a model now; ``provider`` may be empty."""
         orchestra, now_s = self._orchestra(), self._clock.wall_s()
-        if orchestra is not self._found_in or abs(now_s - self._found_s) > PRICE_DAY_S:
+        if orchestra is not self._found_in or abs(now_s - self._found_s) > PRICE_FRESH_S:
             self._found, self._found_in, self._found_s = {}, orchestra, now_s
         key = model, provider
         if key not in self._found:
