@@ -111,9 +111,10 @@ class CallAnswer:
     model: str
     result: ChatResult
     usage: Usage
-    cost_usd: str | None
     queued_at_s: float
     started_at_s: float
     finished_at_s: float
     tries: int
     """Accounts tried, this one included."""
+    cost_usd: str | None = None
+    """What the books charged for it, as decimal text: said by whoever keeps them. None: its price is unknown."""

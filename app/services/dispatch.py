@@ -2,7 +2,8 @@
 
 A call stays here until an account can start it within ``HORIZON_S``; the account has the last word and refuses with its
 fresh state otherwise (scheduling-and-evaluation.md 4.3b: with stale tables this is what keeps the pool full and never
-over its limits). One placement per call: what to do after a failure is decided by ``run_caller``.
+over its limits). One placement per call: what to do after a failure is decided by ``run_caller``. Knows no prices:
+what a call cost is said by the run's books alone.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from app.domain.accounts import ModelInfo, Orchestra
+from app.domain.accounts import Orchestra
 from app.domain.calls import Admission, CallAnswer, CallOrder, CallOutcome, ModelCall
 from app.domain.chat import Json
-from app.domain.cost import cost_usd
 from app.domain.errors import CallLostError, CapacityError, DeadlineError, GatewayError, InternalError, UpstreamKind
 from app.domain.estimate import estimate_tokens
 from app.domain.load import why_late
@@ -286,27 +286,19 @@ class Dispatcher:
             item.answer.set_exception(outcome.error or InternalError("an outcome without result and error"))
             return
         finished_s = self._clock.monotonic_ns() / 1e9
-        usage = outcome.result.usage
         item.answer.set_result(
             CallAnswer(
                 call_id=outcome.call_id,
                 account=outcome.account,
                 model=outcome.model,
                 result=outcome.result,
-                usage=usage,
-                cost_usd=cost_usd(usage, self._model(outcome.model)),
+                usage=outcome.result.usage,
                 queued_at_s=item.queued_ns / 1e9,
                 started_at_s=finished_s - outcome.duration_s,
                 finished_at_s=finished_s,
                 tries=1,
             )
         )
-
-    def _model(self, name: str) -> ModelInfo:
-        try:
-            return self._roster.orchestra().model(name)
-        except KeyError:  # removed from the configuration while the call was under way
-            return ModelInfo(name=name, family="unknown")
 
     async def _lose(self, name: str, host: _Host, items: Sequence[_Waiting]) -> None:
         """Fail calls whose host went away: whether they were billed is unknown. It gets no others for a while."""
