@@ -12,6 +12,7 @@ from app.domain.books.figures import BudgetFigures
 from app.domain.books.usage import UsageQuery, UsageRow
 from app.domain.calls import Admission, CallAnswer, CallOrder, Collected, ModelCall
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult
+from app.domain.events.spooled import Backlog, DeadLetter, SpooledEvent
 from app.domain.gateway import EmbeddingRequest, EmbeddingResult
 from app.domain.leases import Exchange, Exchanged
 from app.domain.live_usage import LiveUsage
@@ -140,6 +141,34 @@ class UsageBooks(Protocol):
 
     async def entries_after(self, cursor: str | None, *, wait_s: float) -> LiveUsage:
         """Return entries booked after ``cursor``, waiting up to ``wait_s`` seconds for the first; None: from now on."""
+
+
+class EventSource(Protocol):
+    """Where events wait to be shipped: a node's spool, the journal's outbox; implemented by ``actors/event_handles``.
+
+    Every method may be repeated, and raises InternalError where the source cannot be asked.
+    """
+
+    async def pending(self, after_seq: int, *, docs_max: int, bytes_max: int) -> Sequence[SpooledEvent]:
+        """Return events that wait, in order, from the first whose ``seq`` is larger; at least one where one waits."""
+
+    async def shipped(self, seqs: Sequence[int]) -> None:
+        """Hear that these are stored at their receiver for good."""
+
+    async def dead(self, seq: int, *, status: int, reason: str) -> None:
+        """Put one aside that its receiver refuses for good."""
+
+    async def dead_letters(self, *, limit: int) -> Sequence[DeadLetter]:
+        """Return what was put aside, oldest first."""
+
+    async def replay(self, event_ids: Sequence[str] | None) -> int:
+        """Let what was put aside wait again (None: all of it); return how many that were."""
+
+    async def drop(self, event_ids: Sequence[str] | None) -> int:
+        """Forget what was put aside (None: all of it); return how many that were."""
+
+    async def backlog(self) -> Backlog:
+        """Return how much waits."""
 
 
 class PermitHosts(Protocol):

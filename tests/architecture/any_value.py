@@ -30,6 +30,7 @@ _PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(),
     float: st.floats(allow_nan=False),
     str: st.text(max_size=8),
+    bytes: st.binary(max_size=8),
     date: st.dates(),
     AnyJson: _JSON,
     LimitSpec: st.builds(LimitSpec, rpm=st.none() | st.integers(1, 9), burst_ms=st.integers(0, 9)),
