@@ -18,7 +18,7 @@ from tests.architecture.any_value import values_of
 MODULES = (
     *("chat", "accounts", "plan", "run", "calls", "views", "limits", "load", "leases", "gateway", "callers"),
     *("events.spooled",),
-    *("books.budgets", "books.entries", "books.figures", "books.prices", "books.usage", "live_usage", "repeats"),
+    *("trace_context", "books.budgets", "books.entries", "books.figures", "books.prices", "books.usage", "live_usage", "repeats"),
 )
 
 
