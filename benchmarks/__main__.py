@@ -13,6 +13,7 @@ from benchmarks.stage import ROOT
 NAMES = (
     "pool",
     "dag",
+    "runs_survive",
     "startup",
     "idle",
     "gateway",

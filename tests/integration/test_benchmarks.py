@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import orjson
 import pytest
@@ -27,12 +28,12 @@ async def test_pool_is_played_without_refusals_and_not_below_its_bound(ray_clust
     assert found.makespan_s >= found.provider_bound.seconds > 0
 
 
-def play(name: str, *arguments: str) -> dict[str, object]:
-    """Run a benchmark of the gateway in its short form, in a process and a cluster of its own; return what it found."""
+def play(name: str, *arguments: str) -> dict[str, Any]:
+    """Run a benchmark in its short form, in a process and a cluster of its own; return what it found."""
     command = [sys.executable, "-m", f"benchmarks.{name}", "--short", *arguments]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
-    found: dict[str, object] = orjson.loads((RESULTS / f"{name}-short.json").read_bytes())
+    found: dict[str, Any] = orjson.loads((RESULTS / f"{name}-short.json").read_bytes())
     return found
 
 
@@ -51,7 +52,21 @@ def test_gateway_answers_every_request_of_the_cost_benchmark() -> None:
     """What is measured must be whole: no request fails, streamed or not; cost is told, not judged, on any machine."""
     found = play("gateway", "--only", "direct", "tutti")
 
-    parts = found["targets"]["tutti"]["parts"]  # type: ignore[index]  # JSON
+    parts = found["targets"]["tutti"]["parts"]
     assert parts["32"]["answered"] > 0
     assert sum(part["failed"] for part in parts.values()) == 0
     assert parts["spread"]["chunks"] > 0
+
+
+@pytest.mark.timeout(420)
+def test_every_run_goes_on_after_a_kill_of_the_coordinator_and_of_the_store() -> None:
+    """10 runs of 10 tasks survive both with all tasks done; only what was under way at the first is bought again."""
+    found = play("runs_survive", "--only", "Coordinator", "Store")
+
+    cases = found["cases"]
+    assert {name: case["completed"] for name, case in cases.items()} == {"coordinator killed": 10, "store killed": 10}
+    for case in cases.values():
+        assert case["books_below"] == 0
+        assert case["killed"]["all_s"] >= case["killed"]["first_s"] > 0
+    assert cases["store killed"]["billed_twice"] == 0
+    assert cases["coordinator killed"]["billed_twice"] <= cases["coordinator killed"]["killed"]["open_calls"]
