@@ -20,6 +20,7 @@ from app import settings
 from app.domain.run import RunEvent, RunRequest
 from tests.fakes import pool
 from tests.fakes.simulated import Simulator, running_simulator
+from tests.fixtures.elasticsearch_server import ElasticsearchServer, running_elasticsearch
 from tests.fixtures.stores import engine_name, place, postgres
 
 __all__ = ["engine_name", "place", "postgres"]
@@ -33,6 +34,13 @@ def ray_cluster() -> Iterator[None]:
     cluster.start_local(namespace="tests")
     yield
     cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def elasticsearch() -> Iterator[ElasticsearchServer]:
+    """The session's real Elasticsearch; every test uses indices of its own on it."""
+    with running_elasticsearch() as server:
+        yield server
 
 
 Simulate = Callable[[dict[str, Any]], Simulator]
