@@ -13,6 +13,7 @@ from typing import Literal
 from app.domain.books.budgets import BudgetSpec
 from app.domain.books.prices import PriceRow
 from app.domain.callers import CallerSpec
+from app.domain.events.spec import EventsSpec
 from app.domain.limits import LimitSpec
 
 
@@ -227,6 +228,7 @@ class Orchestra:
     budgets: tuple[BudgetSpec, ...] = ()
     alert_webhook: str | None = field(default=None, repr=False)
     """Told by POST when a budget reaches its soft share; may carry a secret."""
+    events: EventsSpec = field(default_factory=EventsSpec)
     source: str = ""
     """Where it came from: a file's path, or "environment", or "embedded model"."""
     config_path: str | None = None

@@ -13,6 +13,7 @@ from app.domain.callers import CallerSpec
 from app.domain.gateway import Caller
 from app.domain.limits import LimitSpec
 from app.settings.books_assembly import budgets_of, prices_of
+from app.settings.events_schema import events_of
 from app.settings.gateway_schema import KeyLimitsSection
 from app.settings.model_table import ModelTable, Serving, describe_model
 from app.settings.provider_defaults import EMBEDDED_CONCURRENCY
@@ -83,6 +84,7 @@ def assemble(file: ConfigurationFile, *, table: ModelTable, data_dir: Path, sour
         prices=prices_of(models, servings, file.prices, table, lambda name: offer.find(name, table)),
         budgets=budgets_of(file.budgets, file.tenant),
         alert_webhook=file.alerts.webhook,
+        events=events_of(file.events),
     )
     return _named(orchestra, source, notes)
 

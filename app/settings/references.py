@@ -15,6 +15,7 @@ from app.domain.chat import Json
 from app.domain.gateway import AUTO
 from app.settings.books_references import check_books
 from app.settings.document import Document
+from app.settings.events_references import check_events
 from app.settings.gateway_references import check_gateway, gateway_models
 from app.settings.model_table import ModelTable
 from app.settings.problems import FieldPath, did_you_mean, field_name, hide_keys, shown
@@ -82,6 +83,7 @@ def check_references(document: Document, data: Mapping[str, Json], failed: set[F
     _check_roles(document, data, offer, table)
     check_gateway(document, data)
     check_books(document, data)
+    check_events(document, data)
     # A field whose variable is missing has been reported once; what follows from it is not worth a line.
     spoilt = {field_name(path) for path in failed}
     document.problems[before:] = [item for item in document.problems[before:] if item.path not in spoilt]

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator
 
 from app.domain.accounts import EndpointClass, ModelKind, OnUnknown, Provider, StructuredOutput, Tier
 from app.settings.books_schema import AlertsSection, BudgetSection, LongContextSection, PeakSection, PriceSection
+from app.settings.events_schema import ElasticsearchSection, EventsSection
 from app.settings.fields import (
     EMPTY_IF_NULL,
     BaseUrl,
@@ -344,6 +345,9 @@ class ConfigurationFile(Section):
     alerts: Annotated[AlertsSection, EMPTY_IF_NULL] = setting(
         AlertsSection, "Who hears that a budget comes near its end.", kind="alerts", example="{webhook: '${ALERT_URL}'}"
     )
+    events: Annotated[EventsSection, EMPTY_IF_NULL] = setting(
+        EventsSection, "What is told of everything that happens, and to whom.", kind="events", example="{keep_days: 30}"
+    )
     prices: tuple[PriceSection, ...] = setting(
         tuple,
         "What models cost you, where that is not what the model table says.",
@@ -394,6 +398,8 @@ SECTIONS: Mapping[str, type[Section]] = {
     "prices[].long_context[]": LongContextSection,
     "prices[].peak[]": PeakSection,
     "store": StoreSection,
+    "events": EventsSection,
+    "events.elasticsearch": ElasticsearchSection,
 }
 """Every mapping with fixed keys, by where it stands: ``[]`` for a list's item, ``*`` for a name of the user's own."""
 
