@@ -15,6 +15,7 @@ from app.domain.books.prices import PriceRow
 from app.domain.callers import CallerSpec
 from app.domain.events.spec import EventsSpec
 from app.domain.limits import LimitSpec
+from app.domain.telemetry import TelemetrySpec
 
 
 class Provider(StrEnum):
@@ -229,6 +230,7 @@ class Orchestra:
     alert_webhook: str | None = field(default=None, repr=False)
     """Told by POST when a budget reaches its soft share; may carry a secret."""
     events: EventsSpec = field(default_factory=EventsSpec)
+    telemetry: TelemetrySpec = field(default_factory=TelemetrySpec)
     source: str = ""
     """Where it came from: a file's path, or "environment", or "embedded model"."""
     config_path: str | None = None

@@ -21,6 +21,7 @@ from app.settings.references import Offer
 from app.settings.roles import Find, cast_roles
 from app.settings.schema import AccountSection, ConfigurationFile, GroupSection
 from app.settings.sections import LimitsSection
+from app.settings.telemetry_schema import telemetry_of
 
 FIRST_VERSION = 1
 TINY_NOTE = "Only an embedded model plays every part: small model, real machinery; add a key for quality."
@@ -84,6 +85,7 @@ def assemble(file: ConfigurationFile, *, table: ModelTable, data_dir: Path, sour
         prices=prices_of(models, servings, file.prices, table, lambda name: offer.find(name, table)),
         budgets=budgets_of(file.budgets, file.tenant),
         alert_webhook=file.alerts.webhook,
+        telemetry=telemetry_of(file.telemetry),
         events=events_of(file.events),
     )
     return _named(orchestra, source, notes)

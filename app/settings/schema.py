@@ -42,6 +42,7 @@ from app.settings.gateway_schema import (
 )
 from app.settings.problems import FieldPath
 from app.settings.sections import LimitsSection, Section, setting
+from app.settings.telemetry_schema import TelemetrySection, TracesSection
 
 ModelLimits = dict[str, Annotated[LimitsSection, EMPTY_IF_NULL]]
 
@@ -364,6 +365,12 @@ class ConfigurationFile(Section):
     store: Annotated[StoreSection, EMPTY_IF_NULL] = setting(
         StoreSection, "Which database keeps them.", kind="store", example="{url: 'postgresql://…'}"
     )
+    telemetry: Annotated[TelemetrySection, EMPTY_IF_NULL] = setting(
+        TelemetrySection,
+        "What those who watch Tutti are told.",
+        kind="telemetry",
+        example="{traces: {otlp_endpoint: 'http://localhost:4318'}}",
+    )
     accounts_per_actor: Annotated[
         int, BeforeValidator(whole(1, 10_000, what="a whole number from 1 to 10000", remedy="write for instance 1"))
     ] = setting(
@@ -398,6 +405,8 @@ SECTIONS: Mapping[str, type[Section]] = {
     "prices[].long_context[]": LongContextSection,
     "prices[].peak[]": PeakSection,
     "store": StoreSection,
+    "telemetry": TelemetrySection,
+    "telemetry.traces": TracesSection,
     "events": EventsSection,
     "events.elasticsearch": ElasticsearchSection,
 }

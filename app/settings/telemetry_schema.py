@@ -1,0 +1,65 @@
+"""The section ``telemetry`` of the configuration: metrics and traces."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from app.domain.telemetry import TelemetrySpec, TracesSpec
+from app.settings.fields import EMPTY_IF_NULL, BaseUrl, Secret, Share
+from app.settings.sections import Section, setting
+
+
+class TracesSection(Section):
+    """Where spans go: any OpenTelemetry receiver, for instance Jaeger, Tempo, or a collector."""
+
+    otlp_endpoint: BaseUrl | None = setting(
+        None,
+        "Gets spans by OTLP over HTTP, at `/v1/traces` below this address. null: none are recorded; calls and runs "
+        "have their trace ids all the same.",
+        kind="http or https address or null",
+        example="http://localhost:4318",
+    )
+    headers: Annotated[dict[str, Secret], EMPTY_IF_NULL] = setting(
+        dict,
+        "Sent along, for receivers that want a key.",
+        kind="mapping of text",
+        example="{authorization: 'Bearer ${OTLP_TOKEN}'}",
+    )
+    ratio: Share = setting(
+        1.0,
+        "Share of the traces beginning here that are recorded. A caller's own trace is recorded where the caller says "
+        "so.",
+        kind="number from 0 to 1",
+        example="0.1",
+    )
+    tell_providers: bool = setting(
+        False,
+        "Whether requests to providers carry `traceparent`: of use where the provider is a server of yours.",
+        kind="true or false",
+        example="true",
+    )
+
+
+class TelemetrySection(Section):
+    """What those who watch Tutti are told."""
+
+    metrics: bool = setting(
+        True, "Whether metrics stand on Ray's Prometheus endpoint.", kind="true or false", example="false"
+    )
+    traces: Annotated[TracesSection, EMPTY_IF_NULL] = setting(
+        TracesSection, "Where spans go.", kind="traces", example="{otlp_endpoint: 'http://localhost:4318'}"
+    )
+
+
+def telemetry_of(section: TelemetrySection) -> TelemetrySpec:
+    """Return the section as the actors see it."""
+    traces = section.traces
+    return TelemetrySpec(
+        metrics=section.metrics,
+        traces=TracesSpec(
+            otlp_endpoint=traces.otlp_endpoint,
+            headers=tuple(traces.headers.items()),
+            ratio=traces.ratio,
+            tell_providers=traces.tell_providers,
+        ),
+    )
