@@ -49,13 +49,11 @@ class Recorder:
 
     Args:
         ratio: Share of the traces beginning here that are recorded.
-        shared: Whether providers are told of our traces.
 
     Spans may end on any thread and be taken by one other: a deque's two ends need no lock.
     """
 
     ratio: float = 1.0
-    shared: bool = False
     ended: deque[SpanRecord] = field(default_factory=deque)
     dropped: int = 0
 
