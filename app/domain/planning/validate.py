@@ -148,14 +148,16 @@ def _without_duplicates(tasks: Sequence[PlannedTask], notes: list[str]) -> tuple
     twin_of: dict[str, str] = {}
     pairwise = len(tasks) <= COMPARED_TASKS_MAX
     literal: dict[tuple[str, ...], str] = {}
+    works: list[_Work] = []
     for task in tasks:
-        words = tuple(words_of(task.instruction))
-        twin = literal.get(words)
+        work = _work_of(task)
+        twin = literal.get(work.words)
         if twin is None and pairwise:
-            twin = next((other.id for other in kept if _same_work(task, other)), None)
+            twin = next((other.task_id for other in works if _same_work(work, other)), None)
         if twin is None:
-            literal[words] = task.id
+            literal[work.words] = task.id
             kept.append(task)
+            works.append(work)
         else:
             twin_of[task.id] = twin
             notes.append(f"{task.id} asks for the same as {twin} and was joined with it")
@@ -167,28 +169,46 @@ def _without_duplicates(tasks: Sequence[PlannedTask], notes: list[str]) -> tuple
     return tuple(tasks) if find_cycle(edges_of(remapped)) else remapped
 
 
-def _same_work(one: PlannedTask, other: PlannedTask) -> bool:
-    first, second = words_of(one.instruction), words_of(other.instruction)
-    if overlap(first, second) <= DUPLICATE_OVERLAP:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What a task asks for, taken apart once: every pair of tasks is compared."""
+
+    task_id: str
+    words: tuple[str, ...]
+    shingles: frozenset[tuple[str, ...]]
+    named: frozenset[str]
+    """Words with a capital letter inside a sentence: names, mostly."""
+
+
+def _work_of(task: PlannedTask) -> _Work:
+    words = tuple(words_of(task.instruction))
+    named = re.findall(r"(?<=\S\s)[A-ZÀ-Ỹ]\w+", task.instruction)
+    return _Work(
+        task_id=task.id,
+        words=words,
+        shingles=_shingles(words),
+        named=frozenset(word.casefold() for word in named),
+    )
+
+
+def _same_work(one: _Work, other: _Work) -> bool:
+    if _jaccard(one.shingles, other.shingles) <= DUPLICATE_OVERLAP:
         return False
     # "Summarise chapter 1" and "… chapter 2" overlap almost wholly; so do two names. Those are different work.
-    telling = {
-        word for text in (one.instruction, other.instruction) for word in re.findall(r"(?<=\S\s)[A-ZÀ-Ỹ]\w+", text)
-    }
-    differing = set(first) ^ set(second)
-    named = {word.casefold() for word in telling}
+    differing = set(one.words) ^ set(other.words)
+    named = one.named | other.named
     return not any(re.search(r"\d|[\u3400-\u9fff]", word) or word in named for word in differing)
 
 
-def overlap(first: Sequence[str], second: Sequence[str]) -> float:
-    """Return the Jaccard overlap of the word shingles of two texts, 0 to 1."""
-    one, other = _shingles(first), _shingles(second)
-    return len(one & other) / len(one | other) if one | other else 0.0
+def _jaccard(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> float:
+    """Return how much two texts share of the word shingles that either has, 0 to 1."""
+    common = len(one & other)
+    return common / (len(one) + len(other) - common) if one or other else 0.0
 
 
-def _shingles(words: Sequence[str]) -> set[tuple[str, ...]]:
+def _shingles(words: Sequence[str]) -> frozenset[tuple[str, ...]]:
     size = min(SHINGLE_WORDS, len(words)) or 1
-    return {tuple(words[start : start + size]) for start in range(len(words) - size + 1)}
+    return frozenset(tuple(words[start : start + size]) for start in range(len(words) - size + 1))
 
 
 def _joined(task: PlannedTask, twins: Sequence[PlannedTask]) -> PlannedTask:
