@@ -13,8 +13,8 @@ every command is safe to repeat (runs by id or idempotency key, tasks and calls 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -23,8 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection
 
 from actors.alerts import Alerts
 from actors.repeat_rows import RepeatRows
@@ -43,13 +42,10 @@ from app.domain.plan import Plan
 from app.domain.repeats import Claim
 from app.domain.run import CallRecord, RunEvent, RunRecord, TaskRecord
 from app.storage import books_checks, budgets, call_places, journal, ledger, migrating, repeats, usage_queries
-from app.storage.books_reads import as_of_one_moment, has_overdue
-from app.storage.data_dir import hold_directory
-from app.storage.database import open_database, open_for_reading
-from app.storage.faults import fault
+from app.storage.books_reads import as_of_one_moment, as_of_one_moment_at_length, has_overdue
+from app.storage.opened import Opened, open_store
 from app.storage.place import Place
 from app.storage.run_export import export_run
-from app.storage.writer import Writer
 
 EVENT_WAIT_MAX_S = 30.0
 BOOKS_COMMANDS_MAX = 50_000
@@ -77,8 +73,8 @@ class Store:
 
     def __init__(self, data_dir: str, url: str | None = None, *, wall_s: Callable[[], float] = time.time) -> None:
         self._place = Place(Path(data_dir).expanduser(), url)
-        self._opening = asyncio.Lock()
-        self._opened: _Opened | None = None
+        self._opening: asyncio.Task[Opened] | None = None
+        self._opened: Opened | None = None
         self._changed: dict[str, asyncio.Event] = {}
         self._wall_s = wall_s
         self._books_waiting: list[_Booking] = []
@@ -146,9 +142,9 @@ class Store:
 
         self._tell_booked(commands, await self._write(write, ()))
 
-    async def place_call(self, key: str, account: str, model: str) -> None:
-        """Note where a call is about to be sent; raises ConflictError where it is not to be sent any more."""
-        await self._write(lambda connection: call_places.place_call(connection, key, account, model), ())
+    async def place_call(self, key: str, account: str, model: str, provider_id: str | None = None) -> None:
+        """Note where a call is about to be sent, or its name there; raises ConflictError where it is not to be sent."""
+        await self._write(lambda connection: call_places.place_call(connection, key, account, model, provider_id), ())
 
     async def append_events(self, events: Sequence[RunEvent], epoch: int = 0) -> None:
         """Append progress events; raises ConflictError where the epoch is over."""
@@ -267,11 +263,13 @@ class Store:
 
     async def verify_books(self) -> list[Difference]:
         """Add the books up again and return what differs; reads everything."""
-        return await self._read(lambda connection: books_checks.verify(as_of_one_moment(connection)))
+        return await self._read(lambda connection: books_checks.verify(as_of_one_moment_at_length(connection)))
 
     async def reconcile_books(self, export: Sequence[ExportRow]) -> list[ReconcileLine]:
         """Return a provider's export beside the books."""
-        return await self._read(lambda connection: books_checks.reconcile(as_of_one_moment(connection), export))
+        return await self._read(
+            lambda connection: books_checks.reconcile(as_of_one_moment_at_length(connection), export)
+        )
 
     async def export_run(self, run_id: str, configuration: dict[str, Json]) -> bytes:
         """Return everything that is known of the run, as a zip; raises NotFoundError."""
@@ -282,7 +280,7 @@ class Store:
         }
         return await self._read(
             lambda connection: export_run(
-                as_of_one_moment(connection), run_id, configuration=configuration, versions=versions
+                as_of_one_moment_at_length(connection), run_id, configuration=configuration, versions=versions
             )
         )
 
@@ -336,23 +334,37 @@ class Store:
 
     async def close(self) -> None:
         """Write what is queued and let go of the directory."""
+        if self._opening is not None:
+            with contextlib.suppress(GatewayError):
+                await self._opening
         if self._expiring is not None:
             self._expiring.cancel()
             self._expiring = None
         await self._alerts.aclose()
-        async with self._opening:
-            if self._opened is not None:
-                opened, self._opened = self._opened, None
-                await asyncio.to_thread(opened.close)
+        if self._opened is not None:
+            opened, self._opened = self._opened, None
+            await asyncio.to_thread(opened.close)
 
-    async def _open(self) -> _Opened:
-        if self._opened is None:
-            async with self._opening:
-                if self._opened is None:
-                    # Migrating takes as long as it takes; the event loop goes on answering.
-                    self._opened = await asyncio.to_thread(_open, self._place)
-                    self._expiring = asyncio.create_task(self._expire_for_ever())
-        return self._opened
+    async def _open(self) -> Opened:
+        if self._opened is not None:
+            return self._opened
+        if self._opening is None:
+            # One attempt for all who wait: at a server that hangs each takes seconds.
+            self._opening = asyncio.create_task(self._open_now())
+            self._opening.add_done_callback(self._end_opening)
+        return await asyncio.shield(self._opening)
+
+    async def _open_now(self) -> Opened:
+        # Migrating takes as long as it takes; the event loop goes on answering.
+        opened = await asyncio.to_thread(open_store, self._place)
+        self._opened = opened
+        self._expiring = asyncio.create_task(self._expire_for_ever())
+        return opened
+
+    def _end_opening(self, opening: asyncio.Task[Opened]) -> None:
+        self._opening = None
+        if not opening.cancelled():
+            opening.exception()  # taken: whoever waited has it, unless all have given up
 
     async def _expire_for_ever(self) -> None:
         while True:
@@ -429,16 +441,8 @@ class Store:
         return value
 
     async def _read(self, query: Callable[[Connection], journal.Value]) -> journal.Value:
-        readers = (await self._open()).readers
-
-        def run() -> journal.Value:
-            try:
-                with readers.connect() as connection:
-                    return query(connection)
-            except SQLAlchemyError as error:
-                raise fault(error, self._place) from error
-
-        return await asyncio.to_thread(run)
+        opened = await self._open()
+        return await asyncio.to_thread(opened.read, query)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -452,28 +456,3 @@ def _at(command: Command, now_s: float) -> Command:
     if isinstance(command, Hold):
         return replace(command, at_s=now_s, expires_s=now_s + command.expires_s - command.at_s)
     return replace(command, at_s=now_s)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Opened:
-    lock: int
-    writers: Engine
-    readers: Engine
-    writer: Writer
-
-    def close(self) -> None:
-        """Write what is queued, then let go of everything."""
-        self.writer.close()
-        self.readers.dispose()
-        self.writers.dispose()
-        os.close(self.lock)
-
-
-def _open(place: Place) -> _Opened:
-    lock = hold_directory(place.data_dir)
-    try:
-        writers = open_database(place.data_dir, place.url)
-    except BaseException:
-        os.close(lock)
-        raise
-    return _Opened(lock=lock, writers=writers, readers=open_for_reading(place), writer=Writer(writers, place))

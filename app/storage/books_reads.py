@@ -6,6 +6,7 @@ from sqlalchemy import Connection, bindparam, literal, select
 
 from app.domain.books.batch import HoldState
 from app.storage.books_tables import hold
+from app.storage.database import allow_long
 
 _OVERDUE = (
     select(literal(1)).where(hold.c.state == HoldState.OPEN.value, hold.c.expires_s <= bindparam("now_s")).limit(1)
@@ -25,3 +26,8 @@ def as_of_one_moment(connection: Connection) -> Connection:
     if connection.dialect.name == "postgresql":
         return connection.execution_options(isolation_level="REPEATABLE READ")
     return connection
+
+
+def as_of_one_moment_at_length(connection: Connection) -> Connection:
+    """And let its statements take long, because they read everything."""
+    return allow_long(as_of_one_moment(connection))

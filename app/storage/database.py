@@ -12,43 +12,21 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from app.domain.errors import ConflictError
 from app.storage import migrating
 from app.storage.backup import copy_file
 from app.storage.faults import fault, is_storage_error
 from app.storage.place import Place
 
-if TYPE_CHECKING:
-    from psycopg import Connection as PostgresConnection
-    from psycopg import Cursor
-    from psycopg.abc import Buffer
-    from psycopg.rows import TupleRow
-
 BUSY_TIMEOUT_MS = 5_000
-"""How long a statement waits for a lock that somebody else holds, on both engines."""
-CONNECT_TIMEOUT_S = 5
-LOST_AFTER_S = 20
-"""A server, or a client, that says nothing for so long is taken for gone."""
-LOCK_TRIES = 10
-LOCK_PAUSE_S = 0.2
-LOCK_CLASS = 0x7A771
-"""First half of the advisory lock's key; the second is the schema's, so that two may share a database."""
-
-_FIND_HOLDER = """
-SELECT a.pid, a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %s AND l.objid = hashtext(current_schema())::oid
-AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
+"""How long a statement waits for SQLite's file while another program has it."""
 
 
 def open_database(data_dir: Path, url: str | None = None) -> Engine:
@@ -75,6 +53,8 @@ def open_for_writing(place: Place) -> Engine:
     """Return the engine of the one writer, whatever schema the database has; connects when first used."""
     if place.file is not None:
         return _sqlite(place, begin="BEGIN IMMEDIATE")
+    from app.storage import server_sessions
+
     engine = create_engine(
         place.address(),
         hide_parameters=True,
@@ -82,9 +62,9 @@ def open_for_writing(place: Place) -> Engine:
         # The one connection is the one that holds the lock.
         pool_size=1,
         max_overflow=0,
-        connect_args=_connect_args(f"tutti store {os.getpid()} {secrets.token_hex(4)}"),
+        connect_args=server_sessions.connect_arguments(f"tutti store {os.getpid()} {secrets.token_hex(4)}"),
     )
-    event.listen(engine, "connect", _hold)
+    server_sessions.watch(engine, server_sessions.WRITE_S, writer=True)
     return engine
 
 
@@ -92,17 +72,25 @@ def open_for_reading(place: Place) -> Engine:
     """Return an engine for readers of a database that somebody else migrates."""
     if place.file is not None:
         return _sqlite(place, begin="BEGIN")
+    from app.storage import server_sessions
+
     engine = create_engine(
-        place.address(), hide_parameters=True, pool_pre_ping=True, connect_args=_connect_args("tutti reader")
+        place.address(),
+        hide_parameters=True,
+        pool_pre_ping=True,
+        connect_args=server_sessions.connect_arguments("tutti reader"),
     )
-    event.listen(engine, "connect", _prepare_session)
+    server_sessions.watch(engine, server_sessions.READ_S, writer=False)
     return engine
 
 
-def find_holder(connection: Connection) -> str | None:
-    """Return who holds the writer's lock of this PostgreSQL database, None where nobody does."""
-    row = connection.exec_driver_sql(_FIND_HOLDER, (LOCK_CLASS,)).first()
-    return None if row is None else _holder(row.pid, row.application_name)
+def allow_long(connection: Connection) -> Connection:
+    """Let the statements of the transaction that begins now take long: they change the schema, or read everything."""
+    if connection.dialect.name == "postgresql":
+        from app.storage import server_sessions
+
+        server_sessions.allow_long(connection)
+    return connection
 
 
 def bring_to(engine: Engine, place: Place, revision: str | None) -> tuple[str | None, str, Path | None]:
@@ -124,6 +112,7 @@ def bring_to(engine: Engine, place: Place, revision: str | None) -> tuple[str | 
                 kept = place.file.with_name(f"journal.before-{target}.sqlite")
                 copy_file(place.file, kept)
             with connection.begin():
+                allow_long(connection)
                 migrating.migrate(connection, str(place), to=target)
     except Exception as error:
         if is_storage_error(error):
@@ -177,87 +166,3 @@ def _pragma(connection: Connection, pragma: str) -> None:
     driver = connection.connection.driver_connection
     assert driver is not None, "a connection in use has its driver's"
     driver.execute(f"PRAGMA {pragma}")
-
-
-def _connect_args(application_name: str) -> dict[str, object]:
-    return {
-        "application_name": application_name,
-        "connect_timeout": CONNECT_TIMEOUT_S,
-        "keepalives_idle": LOST_AFTER_S // 2,
-        "keepalives_interval": LOST_AFTER_S // 4,
-        "keepalives_count": 2,
-        "tcp_user_timeout": LOST_AFTER_S * 1_000,
-    }
-
-
-def _prepare_session(connection: PostgresConnection[TupleRow], _entry: ConnectionPoolEntry) -> None:
-    _replace_nul(connection)
-    with connection.cursor() as cursor:
-        cursor.execute(f"SET lock_timeout = {BUSY_TIMEOUT_MS}")
-    connection.commit()
-
-
-def _replace_nul(connection: PostgresConnection[TupleRow]) -> None:
-    """Make text fit that holds NUL, which SQLite keeps and PostgreSQL has no way to: a provider may send anything."""
-    from psycopg.types.string import StrDumperUnknown
-
-    class Dumper(StrDumperUnknown):
-        def dump(self, obj: str) -> Buffer | None:
-            return super().dump(obj.replace("\x00", "\N{REPLACEMENT CHARACTER}"))
-
-    connection.adapters.register_dumper(str, Dumper)
-
-
-def _hold(connection: PostgresConnection[TupleRow], entry: ConnectionPoolEntry) -> None:
-    """Take the writer's lock for this session; raises ConflictError where another Tutti has it."""
-    try:
-        _prepare_session(connection, entry)
-        with connection.cursor() as cursor:
-            # Whatever the server's default is, a commit that returned must be on disk; stricter ones are kept.
-            cursor.execute(
-                "SELECT set_config('synchronous_commit', 'on', false) "
-                "WHERE current_setting('synchronous_commit') = 'off'"
-            )
-            # The server, too, notices soon that this session's machine is gone, and frees the lock.
-            cursor.execute(f"SET tcp_keepalives_idle = {LOST_AFTER_S // 2}")
-            cursor.execute(f"SET tcp_keepalives_interval = {LOST_AFTER_S // 4}")
-            cursor.execute("SET tcp_keepalives_count = 2")
-            if not _take(cursor):
-                _wait_or_refuse(cursor, connection.info.get_parameters().get("application_name", ""))
-        connection.commit()
-    except BaseException:
-        connection.close()
-        raise
-
-
-def _take(cursor: Cursor[TupleRow]) -> bool:
-    cursor.execute("SELECT pg_try_advisory_lock(%s, hashtext(current_schema()))", (LOCK_CLASS,))
-    row = cursor.fetchone()
-    return row is not None and bool(row[0])
-
-
-def _wait_or_refuse(cursor: Cursor[TupleRow], own_name: str) -> None:
-    """Take the lock once a session that is ending has freed it; refuse where it belongs to a living Tutti.
-
-    A session of this very process, whose end the server has not noticed, is ended. That of a store that was just killed
-    is given a moment: the server notices when it has done what it was doing.
-    """
-    row = None
-    for _ in range(LOCK_TRIES):
-        cursor.execute(_FIND_HOLDER, (LOCK_CLASS,))
-        row = cursor.fetchone()
-        if row is not None and row[1] == own_name:
-            cursor.execute("SELECT pg_terminate_backend(%s, %s)", (row[0], BUSY_TIMEOUT_MS))
-        if _take(cursor):
-            return
-        time.sleep(LOCK_PAUSE_S)
-    holder = _holder(row[0], row[1]) if row is not None else "another process"
-    raise ConflictError(
-        f"another Tutti writes to this PostgreSQL database ({holder})",
-        param="store.url",
-        remedy="talk to that server (`--server URL`), stop it, or name another database in `store.url`",
-    )
-
-
-def _holder(pid: int, application_name: str) -> str:
-    return f"{application_name!r}, the server's process {pid}"

@@ -27,6 +27,7 @@ class FaultKind(StrEnum):
     READ_ONLY = "read_only"
     LOCKED = "locked"
     GONE = "gone"
+    SLOW = "slow"
     BUSY = "busy"
     DAMAGED = "damaged"
     REFUSED = "refused"
@@ -47,6 +48,7 @@ _WORDS = {
     FaultKind.READ_ONLY: _Words("it is read-only", "make it writable again (permissions, mount, or a standby server)"),
     FaultKind.LOCKED: _Words("another program keeps it locked", "end the program that has the database open"),
     FaultKind.GONE: _Words("the database server does not answer", "start it, or check `store.url` and the network"),
+    FaultKind.SLOW: _Words("the database server takes too long", "look at its load, its disk and its locks"),
     FaultKind.BUSY: _Words("the database server takes no more connections", "raise max_connections, or free some"),
     FaultKind.DAMAGED: _Words(
         "the database is damaged", "stop Tutti and restore a backup with `tutti db restore FILE`"
@@ -78,7 +80,7 @@ _POSTGRESQL = (
     ("25006", FaultKind.READ_ONLY),
     ("55P03", FaultKind.LOCKED),
     ("40", FaultKind.LOCKED),
-    ("57014", FaultKind.LOCKED),
+    ("57014", FaultKind.SLOW),
     ("57", FaultKind.GONE),
     ("08", FaultKind.GONE),
     ("28", FaultKind.REFUSED),

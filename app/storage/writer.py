@@ -5,6 +5,10 @@ command that fails undoes only itself, and no caller is told "done" before the c
 
 A fault of the storage fails the group it met, with an error that says what to do. The next group begins anew, with a
 new connection where the old one is lost, so writing goes on by itself when the fault ends.
+
+A commit whose answer was lost is asked for by its receipt over the next connection, and acknowledged where it was done.
+Where nobody answers it is refused, and may still be done when the server goes on: before any later write, because the
+next session gets the writer's lock only when the one before has ended. Repeating it is safe, as for every command.
 """
 
 from __future__ import annotations
@@ -15,11 +19,12 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from sqlalchemy import Connection, Engine
 
 from app.domain.errors import CapacityError, GatewayError
+from app.storage import receipts
 from app.storage.faults import fault, kind_of
 from app.storage.place import Place
 
@@ -36,6 +41,9 @@ _log = logging.getLogger(__name__)
 class _Command:
     run: Callable[[Connection], Any]
     done: Future[Any]
+
+
+_Outcome: TypeAlias = tuple[_Command, Any, BaseException | None]
 
 
 class Writer:
@@ -99,27 +107,43 @@ class Writer:
         return group, False
 
     def _commit(self, group: list[_Command]) -> None:
-        outcomes: list[tuple[_Command, Any, BaseException | None]] = []
+        outcomes: list[_Outcome] = []
+        receipt: int | None = None
         try:
             with self._engine.connect() as connection:
                 try:
                     with connection.begin():
-                        for command in group:
-                            outcomes.append((command, *self._run(connection, command.run)))
+                        outcomes.extend((command, *self._run(connection, command.run)) for command in group)
+                        receipt = receipts.take(connection)
                 except BaseException:
                     _drop_after_fault(connection)
                     raise
         except Exception as error:  # noqa: BLE001  outermost edge of the thread: whatever fails, callers must hear
-            failure = fault(error, self._place)
-            _log.error("%d writes failed: %s (%s)", len(group), failure, type(error).__name__)
-            for command in group:
-                command.done.set_exception(failure)
-            return
+            if receipt is None or not self._was_committed(receipt):
+                self._refuse(group, error)
+                return
+            _log.warning("%d writes whose answer was lost are done", len(group))
         for command, value, problem in outcomes:
             if problem is None:
                 command.done.set_result(value)
             else:
                 command.done.set_exception(problem)
+
+    def _was_committed(self, receipt: int) -> bool:
+        """Ask how a commit ended that was not answered; while nobody can be asked, it was not."""
+        try:
+            # Whoever is let in as the writer has seen the session before it end, and with it all that it did.
+            with self._engine.connect() as connection, connection.begin():
+                return receipts.is_committed(connection, receipt)
+        except Exception as error:  # noqa: BLE001  as for the commit itself
+            _log.error("whether writes under way were done is not known: %s", fault(error, self._place))
+            return False
+
+    def _refuse(self, group: list[_Command], error: Exception) -> None:
+        failure = fault(error, self._place)
+        _log.error("%d writes failed: %s (%s)", len(group), failure, type(error).__name__)
+        for command in group:
+            command.done.set_exception(failure)
 
     def _run(self, connection: Connection, run: Callable[[Connection], Any]) -> tuple[Any, BaseException | None]:
         """Run one command in a savepoint; raise only what concerns the whole group: a fault of the storage."""

@@ -25,7 +25,7 @@ from app.http.errors import HttpProblem
 from app.http.usage_parameters import UsageParameters, read_query
 from app.http.usage_wire import budgets_json, usage_json
 from app.storage import books_checks, budgets, migrating, usage_queries
-from app.storage.books_reads import as_of_one_moment
+from app.storage.books_reads import as_of_one_moment_at_length
 from app.storage.database import open_for_reading
 from app.storage.faults import fault, is_storage_error
 from app.storage.place import Place
@@ -109,7 +109,7 @@ def _reading(place: Place) -> Iterator[Connection]:
     engine = open_for_reading(place)
     try:
         with engine.connect() as connection:
-            yield as_of_one_moment(connection)
+            yield as_of_one_moment_at_length(connection)
     except Exception as error:
         if is_storage_error(error):
             raise fault(error, place) from error

@@ -20,7 +20,7 @@ from app.domain.errors import ConflictError, RequestError
 from app.storage import backup as copies
 from app.storage import migrating
 from app.storage.data_dir import hold_directory, require_free
-from app.storage.database import bring_to, find_holder, open_for_reading, open_for_writing
+from app.storage.database import bring_to, open_for_reading, open_for_writing
 from app.storage.faults import fault, is_storage_error
 from app.storage.place import Place
 from app.terminal.execute import Doors
@@ -180,7 +180,12 @@ def _writer(place: Place) -> str | None:
         require_free(place.data_dir)
     except ConflictError as error:
         return error.message
-    return None if place.file is not None else _ask(place, find_holder)
+    if place.file is not None:
+        return None
+    # Its driver is loaded where there is a server only.
+    from app.storage.server_sessions import find_holder
+
+    return _ask(place, find_holder)
 
 
 @contextmanager

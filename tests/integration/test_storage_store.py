@@ -14,7 +14,7 @@ import pytest
 from actors.store import Store
 from app.domain.errors import ConfigurationError, ConflictError, InternalError, NotFoundError
 from app.domain.run import RunStatus, TaskRecord, TaskState
-from app.storage import database
+from app.storage import server_sessions
 from app.storage.database import open_database, open_for_writing
 from app.storage.place import Place
 from tests.fixtures.postgres import PostgresServer
@@ -145,7 +145,7 @@ async def test_a_lock_of_an_operator_is_waited_for_then_named(
     postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A schema change by hand, or a dump that locks: writing says who must let go, and goes on then."""
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 300)
+    monkeypatch.setattr(server_sessions, "LOCK_TIMEOUT_MS", 300)
     url = postgres.new_database()
     store = Store(str(tmp_path), url)
     await store.create_run(a_run())

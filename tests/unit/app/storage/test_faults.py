@@ -44,6 +44,7 @@ def post(state: type[psycopg.Error]) -> DBAPIError:
         (post(psycopg.errors.AdminShutdown), FaultKind.GONE),
         (post(psycopg.errors.CannotConnectNow), FaultKind.GONE),
         (post(psycopg.errors.LockNotAvailable), FaultKind.LOCKED),
+        (post(psycopg.errors.QueryCanceled), FaultKind.SLOW),
         (post(psycopg.errors.DeadlockDetected), FaultKind.LOCKED),
         (post(psycopg.errors.ReadOnlySqlTransaction), FaultKind.READ_ONLY),
         (post(psycopg.errors.InvalidPassword), FaultKind.REFUSED),
@@ -75,6 +76,7 @@ def test_every_fault_says_what_to_do_and_hides_the_rest(kind: FaultKind) -> None
             lite(sqlite3.SQLITE_BUSY),
             lite(sqlite3.SQLITE_CORRUPT),
             post(psycopg.errors.AdminShutdown),
+            post(psycopg.errors.QueryCanceled),
             post(psycopg.errors.TooManyConnections),
             post(psycopg.errors.InvalidPassword),
         )
