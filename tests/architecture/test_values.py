@@ -17,8 +17,17 @@ from tests.architecture.any_value import values_of
 
 MODULES = (
     *("chat", "accounts", "plan", "run", "calls", "views", "limits", "load", "leases", "gateway", "callers"),
-    *("events.spooled",),
-    *("trace_context", "books.budgets", "books.entries", "books.figures", "books.prices", "books.usage", "live_usage", "repeats"),
+    *("events.spooled", "events.record", "events.spec"),
+    *(
+        "trace_context",
+        "books.budgets",
+        "books.entries",
+        "books.figures",
+        "books.prices",
+        "books.usage",
+        "live_usage",
+        "repeats",
+    ),
 )
 
 
