@@ -12,6 +12,7 @@ from app.domain.books.figures import BudgetFigures
 from app.domain.books.usage import UsageQuery, UsageRow
 from app.domain.calls import Admission, CallAnswer, CallOrder, Collected, ModelCall
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult
+from app.domain.events.delivery import Delivery
 from app.domain.events.spooled import Backlog, DeadLetter, SpooledEvent
 from app.domain.gateway import EmbeddingRequest, EmbeddingResult
 from app.domain.leases import Exchange, Exchanged
@@ -169,6 +170,19 @@ class EventSource(Protocol):
 
     async def backlog(self) -> Backlog:
         """Return how much waits."""
+
+
+class EventSink(Protocol):
+    """Who takes events in the end; implemented by ``app/sinks``."""
+
+    name: str
+    """What people call it."""
+
+    async def deliver(self, events: Sequence[SpooledEvent]) -> Delivery:
+        """Hand them over in one request; never raises for what the receiver does. Events may come again."""
+
+    async def aclose(self) -> None:
+        """Close its connections and files."""
 
 
 class PermitHosts(Protocol):
