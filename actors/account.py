@@ -44,7 +44,9 @@ from app.providers.base import ProviderAdapter
 
 MAILBOX_OUTCOMES_MAX = 10_000
 """Outcomes kept for an owner that does not collect; beyond it the oldest are dropped: that owner is gone."""
-SAVE_PERIOD_S = 1.0
+LOOK_PERIOD_S = 1.0
+SAVE_PERIOD_S = 5.0
+"""Of limiters' states, unless a call failed: then they are saved at the next look."""
 DRAIN_LOOK_S = 0.05
 CHECK_TIMEOUT_S = 30.0
 CHECK_TOKENS = 16
@@ -383,10 +385,12 @@ class AccountHost:
         )
 
     async def _keep_saving(self) -> None:
+        saved_s = time.monotonic()
         while True:
-            await asyncio.sleep(SAVE_PERIOD_S)
+            await asyncio.sleep(LOOK_PERIOD_S)
             self._office.sweep(time.monotonic_ns())
-            if self._book.dirty:
+            if self._book.troubled or (self._book.dirty and time.monotonic() - saved_s >= SAVE_PERIOD_S):
+                saved_s = time.monotonic()
                 try:
                     await self._save(clean=False)
                 except GatewayError as error:

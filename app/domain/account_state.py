@@ -113,9 +113,12 @@ def _is_at_rest(guest: _Guest, now_ns: int) -> bool:
 
 @dataclass(slots=True)
 class AccountBook:
-    """Everything an account host knows; ``dirty`` says that a limiter changed since the last ``snapshots``."""
+    """Everything an account host knows."""
 
     dirty: bool = False
+    """A limiter changed since the last ``snapshots``."""
+    troubled: bool = False
+    """A call failed since: what a limiter learned from it should be saved soon."""
     users_max: int = KEPT_MAX
     """Users of callers whose limits are kept at once."""
     _scopes: dict[tuple[str, str], _Scope] = field(default_factory=dict)
@@ -271,7 +274,7 @@ class AccountBook:
             meter.health.on_refused_request(now_ns)
         meter.last_error = error.message
         self._settle_failed(scope, order, ticket, error, now_ns)
-        self.dirty = True
+        self.dirty = self.troubled = True
 
     def end(self, order: Order, ticket: str, ending: Ending, now_ns: int) -> None:
         """Settle a call that was withdrawn before it was sent, or cancelled under way."""
@@ -293,6 +296,11 @@ class AccountBook:
         if meter.health.state(now_ns) != "healthy" or scope.limiter.cooldown_until_ns > now_ns:
             return 0
         return scope.limiter.spare(_whole(order), now_ns)
+
+    def is_far_from_limits(self, order: Order, count: int) -> bool:
+        """Tell whether so many such permits may be held back for a while without anybody missing them."""
+        scope, _meter = self._of(order.account, order.model)
+        return scope.limiter.is_far(_whole(order), count)
 
     def row(self, account: str, model: str, now_ns: int) -> LoadRow | None:
         """Return the load of one (account, model); None where it is not served."""
@@ -352,7 +360,7 @@ class AccountBook:
 
     def snapshots(self, now_ns: int, wall_ns: int) -> dict[tuple[str, str], LimiterState]:
         """Return every limiter's state and count it as saved."""
-        self.dirty = False
+        self.dirty = self.troubled = False
         return {key: scope.limiter.snapshot(now_ns, wall_ns) for key, scope in self._scopes.items()}
 
     def _of(self, account: str, model: str) -> tuple[_Scope, Meter]:

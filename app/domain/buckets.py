@@ -98,11 +98,12 @@ class TokenBucket:
 
         Args:
             amount: Units, taken a moment ago.
-            until_ns: Not before that of an earlier call.
+            until_ns: Counts as that of an earlier call where it lies before it.
         """
         parts = amount * MINUTE_NS
         if parts:
-            self._parked.append((until_ns, parts))
+            latest_ns = self._parked[-1][0] if self._parked else until_ns
+            self._parked.append((max(until_ns, latest_ns), parts))
             self._parked_parts += parts
 
     def spend(self, hold: Hold, amount: int, now_ns: int) -> None:

@@ -19,6 +19,8 @@ from app.domain.load import LoadRow
 
 PERMIT_VALID_S = 1.0
 """A spare permit that was not used by then goes back; counted from before it was asked for."""
+PERMIT_VALID_MAX_S = 3.0
+"""The same where the account is so far from its limits that nobody misses what is held back: fewer messages."""
 BUNDLE_MAX = 256
 
 
@@ -73,6 +75,7 @@ class Bundle:
     count: int
     input_tokens: int
     output_tokens_max: int
+    valid_s: float = PERMIT_VALID_S
 
     def call_ids(self) -> Iterator[str]:
         """Yield the names of the permits."""

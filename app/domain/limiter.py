@@ -33,6 +33,8 @@ __all__ = [
 
 DEFAULT_RETRY_NS = 1_000_000_000
 SPARE_MAX = 1_000_000
+FAR_FACTOR = 8
+"""What is held back for a while is at most this part of what a bucket holds."""
 SMALLEST = Charge(requests=1)
 
 Binding = LimitName | Literal["cooldown"]
@@ -346,6 +348,17 @@ class Limiter:
             if amount:
                 count = min(count, (level * 2 - capacity) // (amount * 2) + 1)
         return max(0, count)
+
+    def is_far(self, charge: Charge, count: int) -> bool:
+        """Tell whether ``count`` such charges are little beside what every bucket holds.
+
+        Never so where slots are limited, which are held meanwhile, or a window slides: it counts from the grant on.
+        """
+        gauges = self._gauges.by_name.items()
+        return self._slots() is None and all(
+            isinstance(gauge, TokenBucket) and charge.of(name) * count * FAR_FACTOR * MINUTE_NS <= gauge.capacity_parts
+            for name, gauge in gauges
+        )
 
     def snapshot(self, now_ns: int, wall_ns: int) -> LimiterState:
         """Return what must survive a restart; what is unsettled counts as used."""

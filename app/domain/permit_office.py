@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 from app.domain.account_state import SECOND_NS, AccountBook, Decision, Ending, Order
 from app.domain.calls import Admission
 from app.domain.errors import UpstreamKind
-from app.domain.leases import BUNDLE_MAX, PERMIT_VALID_S, Bundle, BundleWish, Exchange, PermitReport, PermitWish
+from app.domain.leases import (
+    BUNDLE_MAX,
+    PERMIT_VALID_MAX_S,
+    PERMIT_VALID_S,
+    Bundle,
+    BundleWish,
+    Exchange,
+    PermitReport,
+    PermitWish,
+)
 
 SILENCE_NS = 30 * SECOND_NS
 """A holder that has said nothing for this long is gone, and so are its connections to the provider."""
@@ -186,9 +195,11 @@ class PermitOffice:
             input_tokens=wish.input_tokens,
             output_tokens_max=wish.output_tokens_max,
         )
-        for number in range(min(wish.count, BUNDLE_MAX, self._book.spare(order, now_ns))):
+        spare = min(wish.count, BUNDLE_MAX, self._book.spare(order, now_ns))
+        valid_s = PERMIT_VALID_MAX_S if self._book.is_far_from_limits(order, spare) else PERMIT_VALID_S
+        for number in range(spare):
             call_id = f"{prefix}/{number}"
-            decision = self._book.admit(order, call_id, now_ns, wall_ns, horizon_s=0.0, usable_s=PERMIT_VALID_S)
+            decision = self._book.admit(order, call_id, now_ns, wall_ns, horizon_s=0.0, usable_s=valid_s)
             if not decision.admitted:
                 break
             owner.held[call_id] = order, owner.granted
@@ -202,6 +213,7 @@ class PermitOffice:
             count=count,
             input_tokens=wish.input_tokens,
             output_tokens_max=wish.output_tokens_max,
+            valid_s=valid_s,
         )
 
     def _book_report(self, order: Order, report: PermitReport, now_ns: int, wall_ns: int) -> None:

@@ -51,7 +51,7 @@ CLIENTS = 24
 """Of the hammer: more than the limit can serve at once, few enough that nobody waits for longer than the queue lets."""
 STEADY_S = 25.0
 MINUTE_S = 60.0
-STORM_S = 20.0
+STORM_S = 60.0
 RETRIES_FLOOR = 10
 """Retries a minute that each replica may always make (``actors/lease.py``)."""
 SILENCE_S = 30.0

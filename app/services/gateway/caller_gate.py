@@ -2,8 +2,9 @@
 
 The limiters live in one actor, an account host like any other whose "accounts" are the callers (``hosting``); here are
 only permits of them. A caller over its limit is refused at once: unlike an account's, its limit is not worth waiting
-for. While that actor is away, as it is for seconds when it is restarted, calls wait for it: nothing is let past
-unchecked.
+for. Only for a slot it waits a moment: one that is free may not be known to be yet, as reports wait for company, and
+another replica may have it to spare. While that actor is away, as it is for seconds when it is restarted, calls wait
+for it: nothing is let past unchecked.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from app.domain.chat import Usage
 from app.domain.errors import CapacityError, InternalError, QuotaError
 from app.domain.gateway import Caller, Candidate
 from app.domain.hosting import CALLERS_HOST, CALLERS_MODEL, caller_account, is_user, user_account
-from app.domain.leases import Exchanged, PermitReport, PermitWish
+from app.domain.leases import PERMIT_VALID_S, Exchanged, PermitReport, PermitWish
 from app.domain.limits import LimitName
 from app.domain.load import LoadRow
 from app.domain.ports import Clock, PermitHosts
-from app.services.gateway.host_mail import REPORT_DELAY_S, UNHURRIED_S, HostMail, Letter
+from app.services.gateway.host_mail import REPORT_DELAY_S, HostMail, Letter
 from app.services.gateway.spares import Slot, Slots
 
 PATIENCE_S = 10.0
@@ -34,6 +35,8 @@ PATIENCE_S = 10.0
 ASK_AGAIN_S = 0.25
 """Between two questions to limiters that live, but do not know this caller yet."""
 TICK_S = 0.2
+SLOT_PATIENCE_S = PERMIT_VALID_S + TICK_S + 2 * REPORT_DELAY_S
+"""A call waits so long for a slot: by then what another replica has to spare has come back."""
 IDLE_RATE = 0.01
 """Calls a second below which a caller is forgotten here."""
 USER_ROWS_MAX = 10_000
@@ -123,7 +126,7 @@ class CallerGate:
             else:
                 slot = self._slots.of(account, CALLERS_MODEL)
                 slot.outstanding -= 1
-                within_s = UNHURRIED_S if slot.spares else REPORT_DELAY_S
+                within_s = slot.patience_s(REPORT_DELAY_S)
             if not sent:
                 report = PermitReport(call_id=call_id, ending="withdrawn")
             elif usage is None:
@@ -229,6 +232,8 @@ class CallerGate:
 
         One that a lost message may have been granted goes back (``host_mail``), so that none counts twice.
         """
+        slot_until_ns, pause_s = self._clock.monotonic_ns() + int(SLOT_PATIENCE_S * 1e9), REPORT_DELAY_S
+        taken: QuotaError | None = None
         while (left_s := (ends_ns - self._clock.monotonic_ns()) / 1e9) > 0:
             wish = PermitWish(
                 call_id=f"{self._owner}/{next(self._numbers)}",
@@ -242,10 +247,17 @@ class CallerGate:
                 async with asyncio.timeout(left_s):
                     if await self._asked(wish):
                         return wish.call_id
+                    taken = None
                     await asyncio.sleep(ASK_AGAIN_S)
+            except QuotaError as error:
+                if error.limit != "concurrency" or self._clock.monotonic_ns() >= slot_until_ns:
+                    raise
+                taken = error
+                await asyncio.sleep(min(pause_s, left_s))
+                pause_s = min(2 * pause_s, ASK_AGAIN_S)
             except TimeoutError:
                 break
-        raise InternalError("the callers' limits cannot be checked now", remedy="try again in a few seconds")
+        raise taken or InternalError("the callers' limits cannot be checked now", remedy="try again in a few seconds")
 
     async def _asked(self, wish: PermitWish) -> bool:
         asking = _Asking(asyncio.get_running_loop().create_future())

@@ -23,8 +23,6 @@ REPORTS_MAX = 20_000
 """In one message. No more can wait than permits were granted, so the rest needs no bound of its own."""
 REPORT_DELAY_S = 0.05
 """Reports wait this long for company while nobody waits for what they free."""
-UNHURRIED_S = 0.5
-"""And this long where the account gave spare permits, so that it is far from its limits."""
 REPORTS_ENOUGH = 512
 """So many do not wait for more."""
 HEARTBEAT_S = 5.0

@@ -22,7 +22,7 @@ from app.domain.load import why_late
 from app.domain.permit_office import OTHERS_TURN
 from app.domain.placement import NEVER_S, Board, Choice, Wait, place
 from app.domain.ports import Clock, PermitHosts
-from app.services.gateway.host_mail import REPORT_DELAY_S, UNHURRIED_S, HostMail, Letter
+from app.services.gateway.host_mail import REPORT_DELAY_S, HostMail, Letter
 from app.services.gateway.spares import EDGE_S, RECHECK_S, REFUSED_PAUSE_S, Slot, Slots
 from app.services.gateway.wants import Bounds, Permit, Waiting, WaitingCalls, Want
 from app.services.roster import SnapshotRoster
@@ -240,7 +240,7 @@ class PermitDesk:
             row = self._roster.row(slot.account, slot.model)
             by_slots = row is None or (row.concurrency is not None and 2 * row.in_flight >= row.concurrency)
             return 0.0 if by_slots else WAITED_FOR_S
-        return UNHURRIED_S if slot.spares else REPORT_DELAY_S
+        return slot.patience_s(REPORT_DELAY_S)
 
     def _close(self, slot: Slot, error: UpstreamError) -> None:
         """Send nothing more where it was just refused; the account's actor says the rest."""

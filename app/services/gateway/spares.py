@@ -13,8 +13,12 @@ from app.domain.gateway import Candidate
 from app.domain.leases import BUNDLE_MAX, PERMIT_VALID_S, Bundle, BundleWish
 from app.domain.placement import NEVER_S
 
-SPARE_S = 0.8
-"""Spare permits are asked for so many seconds of the demand just seen."""
+SPARE_SHARE = 0.95
+"""Spare permits are asked for the demand of so much of the time for which they are valid."""
+UNHURRIED_SHARE = 0.8
+"""Reports wait so much of that time where permits are spare: the account is far from its limits."""
+LOW_WATER = 4
+"""More are asked for when a quarter is left: fewer messages, and still time for an answer to come."""
 EDGE_S = 0.02
 """So much more than the horizon is allowed: what is foreseen at its edge may turn out to lie a little behind it."""
 REFUSED_PAUSE_S = 0.01
@@ -46,6 +50,8 @@ class Slot:
     rate: float = 0.0
     input_tokens: float = 0.0
     output_tokens: float = 0.0
+    valid_s: float = PERMIT_VALID_S
+    """Of the latest spare permits."""
     asked: bool = False
     closed_ns: int = 0
     """It refused: nothing goes there before."""
@@ -74,8 +80,8 @@ class Slot:
 
     def wish(self) -> BundleWish | None:
         """Return what should be asked for, if anything; ``asked`` is then set until the answer."""
-        wanted = min(BUNDLE_MAX, int(max(self.rate * SPARE_S, self.taken)) + 1)
-        if self.asked or len(self.spares) * 2 > wanted:
+        wanted = min(BUNDLE_MAX, int(max(self.rate * SPARE_SHARE * self.valid_s, self.taken)) + 1)
+        if self.asked or len(self.spares) * LOW_WATER > wanted:
             return None
         self.asked = True
         return BundleWish(
@@ -120,6 +126,10 @@ class Slot:
         self.asked_ns = now_ns
         return True
 
+    def patience_s(self, otherwise_s: float) -> float:
+        """Return how long reports may wait for company, where nobody waits for what they free."""
+        return UNHURRIED_SHARE * self.valid_s if self.spares else otherwise_s
+
     def drop(self, until_ns: int | None = None) -> Iterator[tuple[str, str]]:
         """Take out the spare permits that are out of date at ``until_ns``, or all; yields (id, host)."""
         while self.spares and (until_ns is None or self.spares[0][1] <= until_ns):
@@ -140,7 +150,8 @@ class Slot:
 
     def take_bundle(self, bundle: Bundle, asked_ns: int, host: str) -> None:
         """Keep granted permits; they are valid from before they were asked for."""
-        expires_ns = asked_ns + int(PERMIT_VALID_S * 1e9)
+        self.valid_s = bundle.valid_s
+        expires_ns = asked_ns + int(bundle.valid_s * 1e9)
         self.spares.extend(
             (call_id, expires_ns, bundle.input_tokens, bundle.output_tokens_max, host) for call_id in bundle.call_ids()
         )

@@ -11,7 +11,16 @@ from app.domain.accounts import AccountSpec, ModelInfo, Provider
 from app.domain.calls import Admission
 from app.domain.chat import Usage
 from app.domain.errors import UpstreamError, UpstreamKind
-from app.domain.leases import BUNDLE_MAX, Bundle, BundleWish, Exchange, PermitReport, PermitWish
+from app.domain.leases import (
+    BUNDLE_MAX,
+    PERMIT_VALID_MAX_S,
+    PERMIT_VALID_S,
+    Bundle,
+    BundleWish,
+    Exchange,
+    PermitReport,
+    PermitWish,
+)
 from app.domain.limits import LimitSpec
 from app.domain.permit_office import NOT_SERVED, SILENCE_NS, PermitOffice
 
@@ -133,6 +142,24 @@ def test_office_gives_spares_only_when_the_account_is_far_from_its_limits() -> N
     roomy = Counter(LimitSpec(rpm=1_000_000))
     _admissions, bundles = roomy.tell(Exchange(owner="o", number=1, bundles=(spares(10 * BUNDLE_MAX),)))
     assert bundles[0].count == BUNDLE_MAX
+
+
+@pytest.mark.parametrize(
+    ("limits", "valid_s"),
+    [
+        (LimitSpec(rpm=60_000), PERMIT_VALID_MAX_S),
+        (LimitSpec(rpm=60_000, tpm=4_800), PERMIT_VALID_S),
+        (LimitSpec(rpm=1_800), PERMIT_VALID_S),
+        (LimitSpec(rpm=60_000, concurrency=1_000), PERMIT_VALID_S),
+        (LimitSpec(rpm=60_000, window="sliding"), PERMIT_VALID_S),
+    ],
+    ids=["far", "tokens", "near", "slots", "sliding"],
+)
+def test_office_lets_spares_be_kept_longer_only_where_nobody_misses_them(limits: LimitSpec, valid_s: float) -> None:
+    """Little beside what the buckets hold; never slots, never a window that slides."""
+    _admissions, bundles = Counter(limits).tell(Exchange(owner="r", bundles=(spares(4),)))
+
+    assert [bundle.valid_s for bundle in bundles] == [valid_s]
 
 
 def test_office_keeps_headroom_free_of_work_that_leaves_it() -> None:

@@ -16,7 +16,7 @@ from app.domain.gateway import ANONYMOUS, Caller
 from app.domain.hosting import CALLERS_HOST, caller_specs
 from app.domain.leases import Exchange
 from app.domain.limits import LimitSpec
-from app.services.gateway.caller_gate import PATIENCE_S, CallerGate
+from app.services.gateway.caller_gate import PATIENCE_S, SLOT_PATIENCE_S, CallerGate
 from tests.fakes.permit_hosts import OfficeHosts, cancel
 from tests.fakes.permit_world import play
 from tests.fakes.virtual_time import VirtualClock
@@ -275,6 +275,57 @@ def test_gate_leaves_nothing_when_a_call_is_cancelled_while_it_is_admitted(after
             await asyncio.sleep(3.0)
 
             assert hosts.held == 0
+
+    play(story)
+
+
+@pytest.mark.parametrize("gates", [1, 2, 3])
+def test_gates_refuse_nobody_who_keeps_to_the_slots_whichever_replica_each_call_comes_to(gates: int) -> None:
+    """As many clients as slots, each with one call at a time: what was just freed is waited for, wherever it was."""
+
+    async def story(clock: VirtualClock) -> None:
+        slots = 4
+        caller = a_caller(concurrency=slots)
+        async with some_gates(clock, caller, gates=gates) as (made, hosts):
+            running = running_max = 0
+
+            async def client(number: int) -> None:
+                nonlocal running, running_max
+                for turn in range(30):
+                    gate = made[(number + turn) % gates]
+                    admitted = await gate.admit(caller, 10, 10)
+                    running += 1
+                    running_max = max(running_max, running)
+                    await asyncio.sleep(0.02 * (1 + (number + turn) % 5))
+                    running -= 1
+                    gate.settle(admitted, Usage(input_tokens=5, output_tokens=5))
+
+            await asyncio.gather(*(client(number) for number in range(slots)))
+
+            assert running_max == slots
+            await asyncio.sleep(3.0)
+            assert hosts.held == 0
+
+    play(story)
+
+
+def test_gate_refuses_a_call_when_no_slot_becomes_free_in_a_moment() -> None:
+    """Not at once, and not much later."""
+
+    async def story(clock: VirtualClock) -> None:
+        caller = a_caller(concurrency=1)
+        async with some_gates(clock, caller) as ([gate], _hosts):
+            admitted = await gate.admit(caller, 1, 1)
+            began_s = clock.now_s
+            with pytest.raises(QuotaError, match="concurrency"):
+                await gate.admit(caller, 1, 1)
+            assert SLOT_PATIENCE_S <= clock.now_s - began_s <= SLOT_PATIENCE_S + 0.5
+
+            began_s = clock.now_s
+            with pytest.raises(QuotaError, match="concurrency"):
+                await gate.admit(caller, 1, 1, deadline_s=0.3)
+            assert clock.now_s - began_s <= 0.3 + 0.25
+            gate.settle(admitted, None)
 
     play(story)
 

@@ -18,7 +18,7 @@ from app.domain.limits import LimitSpec
 from app.domain.ports import Upstream
 from app.domain.retries import RetryBudget
 from app.services.gateway.attempts import Attempts
-from app.services.gateway.caller_gate import CallerGate
+from app.services.gateway.caller_gate import SLOT_PATIENCE_S, CallerGate
 from app.services.gateway.gateway import ClientCall, EmbeddingCall, Gateway
 from app.services.gateway.repeats import Repeats
 from tests.fakes.books import a_spending
@@ -37,6 +37,7 @@ USED = Usage(input_tokens=20, output_tokens=30)
 class Provided(Upstream):
     """Answers after a second, or fails; without usage where none is set."""
 
+    seconds: float = 1.0
     error: Exception | None = None
     usage: Usage = USED
     refusal: str | None = None
@@ -47,7 +48,7 @@ class Provided(Upstream):
     async def chat_completion(self, request: ChatRequest, *, timeout_s: float) -> ChatResult:
         self.sent += 1
         self.names.append(request.call_key)
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(self.seconds)
         if self.error is not None:
             raise self.error
         return ChatResult(text="hi", usage=self.usage, refusal=self.refusal)
@@ -282,8 +283,9 @@ def test_gateway_refuses_the_caller_when_its_limit_is_used_up_without_asking_an_
 
     async def story(clock: VirtualClock) -> None:
         async with a_scene(clock) as scene:
+            scene.upstream.seconds = 2 * SLOT_PATIENCE_S
             calls = [asyncio.create_task(scene.gateway.complete(scene.call())) for _ in range(5)]
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(1.5 * SLOT_PATIENCE_S)
             (refused,) = [task for task in calls if task.done()]
             error = refused.exception()
             assert isinstance(error, QuotaError)

@@ -11,7 +11,7 @@ from app.domain.calls import Admission
 from app.domain.chat import Usage
 from app.domain.errors import InternalError
 from app.domain.leases import Bundle, BundleWish, Exchange, Exchanged, PermitReport, PermitWish
-from app.services.gateway.host_mail import GIVE_UP_S, HEARTBEAT_S, IDLE_S, REPORT_DELAY_S, UNHURRIED_S, HostMail, Letter
+from app.services.gateway.host_mail import GIVE_UP_S, HEARTBEAT_S, IDLE_S, REPORT_DELAY_S, HostMail, Letter
 from tests.fakes.permit_world import play
 from tests.fakes.virtual_time import VirtualClock
 
@@ -129,7 +129,7 @@ def test_mail_lets_reports_that_nobody_waits_for_come_along_with_the_next_messag
         post = Post(clock)
         mail, began_s = mail_of(post), clock.now_s
         for number in range(20):
-            mail.report("h", a_report(f"r{number}"), within_s=UNHURRIED_S)
+            mail.report("h", a_report(f"r{number}"), within_s=0.5)
             if number == 7:
                 mail.ask_spares("h", SPARES)
             if number == 15:
