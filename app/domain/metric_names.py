@@ -190,7 +190,7 @@ class Attribute:
     RESPONSE_MODEL = "gen_ai.response.model"
     INPUT_TOKENS = "gen_ai.usage.input_tokens"
     OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
-    STREAM = "gen_ai.request.stream"
+    FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
     CONVERSATION = "gen_ai.conversation.id"
     ERROR = "error.type"
     STATUS = "http.response.status_code"

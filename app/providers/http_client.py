@@ -23,6 +23,7 @@ import certifi
 
 from app.domain.crash_points import CrashPoint, passes
 from app.domain.errors import UpstreamError, UpstreamKind
+from app.domain.trace_context import current
 from app.providers.classify import garbage
 from app.providers.sse import EventTooLargeError, SseEvent, SseParser
 
@@ -173,9 +174,12 @@ class Exchange:
     async def _send(self, call: WireCall) -> aiohttp.ClientResponse:
         """Return the response once its headers are there. A POST is never repeated; aiohttp may repeat a GET once."""
         shared = self._shared or self._join()
+        trace, headers = current(), call.headers
+        if trace is not None and trace.shared:
+            headers = {**headers, "traceparent": trace.parent}
         passes(CrashPoint.BEFORE_SEND)
         response = await shared.session.request(
-            call.method, call.url, headers=call.headers, data=call.body or None, allow_redirects=False
+            call.method, call.url, headers=headers, data=call.body or None, allow_redirects=False
         )
         passes(CrashPoint.ACCEPTED)
         return response

@@ -14,7 +14,8 @@ from app.http.gateway.door import GatewayFactory
 
 MAX_AGE_S = 600
 _EXPOSED = (
-    b"x-request-id, retry-after, x-tutti-account, x-tutti-model, x-tutti-cost, x-tutti-overhead-ms, x-tutti-run-id"
+    b"x-request-id, retry-after, x-tutti-account, x-tutti-model, x-tutti-cost, x-tutti-overhead-ms, x-tutti-run-id, "
+    b"x-trace-id"
 )
 
 

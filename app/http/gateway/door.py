@@ -30,6 +30,7 @@ from app.http.gateway.answer_headers import Headers, answer_headers, limit_heade
 from app.http.gateway.patience import Patience
 from app.http.gateway.wire_errors import headers_of, message_of, problem_type, status_of
 from app.services.gateway.gateway import DEADLINE_S, ClientCall, Facts, Gateway
+from app.services.telemetry.instruments import OVERHEAD
 
 KEEPALIVE_S = 10.0
 """A stream that waits for an account says so this often: proxies cut silent connections."""
@@ -210,6 +211,7 @@ class ChatDoor:
 
     def _headers(self, gateway: Gateway, call: ClientCall, facts: Facts, began_s: float) -> Headers:
         ours_s = time.perf_counter() - began_s - facts.upstream_s
+        OVERHEAD.observe(max(0.0, ours_s))
         limits = limit_headers(gateway.limits(call.caller, call.user))
         return [*self._named(call.request_id), *answer_headers(facts, ours_s), *limits]
 

@@ -18,6 +18,7 @@ from app.http.gateway.access import KeyNeeded
 from app.http.gateway.cors import Cors
 from app.http.gateway.door import ChatDoor, GatewayFactory, Keys
 from app.http.gateway.routes import answering, count_message_tokens, embed, explain_route, get_model, list_models
+from app.http.tracing import Traced
 
 
 class HotPaths:
@@ -59,7 +60,7 @@ class FrontDoor:
     """
 
     def __init__(self, app: FastAPI, doors: Mapping[str, ChatDoor], gateway: GatewayFactory) -> None:
-        self._entry = Cors(HotPaths(app, doors), gateway)
+        self._entry = Traced(Cors(HotPaths(app, doors), gateway), doors)
         self.router = app.router
         self.routes = [*map(_HotRoute, doors), *app.routes]
         """Ray Serve names requests by them."""

@@ -40,6 +40,7 @@ _BODY = (400, 413)
 _SECURITY: list[Object] = [{"bearer": []}, {"x-api-key": []}, {}]
 _HEADERS: Mapping[str, str] = {
     "x-request-id": "Names this call, here and in the log.",
+    "x-trace-id": "The trace of this call, as spans and events name it; `traceparent` of a request is gone on with.",
     "x-tutti-account": "The account that served.",
     "x-tutti-model": "The model that served, by its public name.",
     "x-tutti-cost": "What the call cost in USD, as decimal text; absent where a price is unknown, and for streams.",

@@ -26,6 +26,7 @@ from app.http.gateway.answer_headers import answer_headers, limit_headers
 from app.http.gateway.door import Keys
 from app.http.gateway.wire_errors import headers_of, message_of, problem_type, status_of
 from app.services.gateway.gateway import DEADLINE_S, EmbeddingCall, Gateway, needs_of
+from app.services.telemetry.instruments import OVERHEAD
 
 _OPENAI = OpenAIChat()
 _EMBEDDINGS = OpenAIEmbeddings()
@@ -127,5 +128,6 @@ async def embed(request: Request) -> Response:
     content = orjson.dumps(_EMBEDDINGS.render(result, asked, facts.served))
     answer = Response(content, media_type="application/json")
     ours_s = time.perf_counter() - began_s - facts.upstream_s
+    OVERHEAD.observe(max(0.0, ours_s))
     answer.raw_headers += [*answer_headers(facts, ours_s), *limit_headers(gateway.limits(caller, call.user))]
     return answer

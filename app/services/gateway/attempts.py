@@ -32,6 +32,9 @@ from app.domain.retries import Elsewhere, GiveUp, RetryBudget, SameAccountAfter,
 from app.services.gateway.drains import Drains, Tell
 from app.services.gateway.permits import Permit, PermitDesk, Want
 from app.services.gateway.spending import Billing, Extent, Spends
+from app.services.telemetry.instruments import QUEUE_WAIT
+from app.services.telemetry.provider_calls import CANCELLED, CallEnd, ProviderCall
+from app.services.telemetry.tracing import span
 
 SOON_S = 5.0
 """An account that serves again within this is worth waiting for, rather than going back to the one that failed."""
@@ -118,6 +121,8 @@ class Attempts:
         self._spending = spending
         self._retries = retries
         self._attempts_max = attempts_max
+        self._sent_calls: dict[str, ProviderCall] = {}
+        """Under way, by their permits; each ends with its report."""
         self.drains = Drains()
         """Calls whose clients have left."""
 
@@ -169,7 +174,8 @@ class Attempts:
             await self._hold(bid, permit)
             state.tried.append(_pair(permit.account, permit.model))
             try:
-                answer = await send(bid, permit, upstream, until_s - began_s)
+                with self._begin(bid, permit):
+                    answer = await send(bid, permit, upstream, until_s - began_s)
             except RequestError as error:
                 # This provider cannot be told the request; another may.
                 state.last = error
@@ -219,12 +225,16 @@ class Attempts:
             service_class=bid.caller.service_class,
             avoid_accounts=frozenset(state.avoid),
         )
+        began_s = self._now_s()
         try:
-            return await self._desk.acquire(want, timeout_s=min(left_s, bid.queue_s))
+            with span("lease"):
+                return await self._desk.acquire(want, timeout_s=min(left_s, bid.queue_s))
         except CapacityError:
             if isinstance(state.last, UpstreamError):
                 raise state.last from None  # what failed says more than that nobody else was free
             raise
+        finally:
+            QUEUE_WAIT.observe(self._now_s() - began_s, "account")
 
     async def _ask(self, bid: Bid[ChatRequest], permit: Permit, upstream: Upstream, left_s: float) -> ChatResult:
         asking = self._asked(bid, permit, upstream, left_s)
@@ -366,7 +376,16 @@ class Attempts:
                     )
                 self._report(permit, ending or PermitReport(call_id=permit.call_id, ending="cancelled"))
 
+    def _begin(self, bid: Bid[R], permit: Permit) -> ProviderCall:
+        operation = "embeddings" if isinstance(bid.request, EmbeddingRequest) else "chat"
+        begun = ProviderCall(operation, self._upstreams.provider(permit.account), permit.account, permit.model)
+        self._sent_calls[permit.call_id] = begun
+        return begun
+
     def _report(self, permit: Permit, report: PermitReport) -> None:
+        begun = self._sent_calls.pop(permit.call_id, None)
+        if begun is not None:
+            begun.end(_measured(report))
         passes(CrashPoint.BEFORE_SETTLE)
         self._desk.report(permit, report)
         self._spending.end(permit, report)
@@ -435,6 +454,11 @@ class Attempts:
 
     def _now_s(self) -> float:
         return self._clock.monotonic_ns() / 1e9
+
+
+def _measured(report: PermitReport) -> CallEnd:
+    error = report.error.kind.value if report.error is not None else ("" if report.ending == "answered" else CANCELLED)
+    return CallEnd(report.usage, report.ttft_s, error)
 
 
 def _pair(account: str, model: str) -> str:

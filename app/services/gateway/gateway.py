@@ -37,6 +37,7 @@ from app.domain.response_cache import ResponseCache, replay
 from app.domain.route_explanation import explain
 from app.domain.routed import Needs
 from app.domain.routing import RoutingTable
+from app.domain.trace_context import current
 from app.services.gateway.attempts import Attempts, Bid, Won
 from app.services.gateway.caller_gate import Admitted, CallerGate
 from app.services.gateway.classify import Classifier
@@ -44,6 +45,8 @@ from app.services.gateway.repeats import Repeats
 from app.services.gateway.spending import Billing, Spends
 from app.services.roster import SnapshotRoster
 from app.services.single_flight import SingleFlight
+from app.services.telemetry.instruments import QUEUE_WAIT
+from app.services.telemetry.tracing import span
 
 OUTPUT_TOKENS_DEFAULT = 1_024
 """Reserved where the client names no ceiling; what is used beyond it is charged as debt."""
@@ -156,7 +159,8 @@ class Gateway:
         return kept.result, _facts_of(kept)
 
     async def _complete(self, call: ClientCall) -> tuple[ChatResult, Facts]:
-        bid = await self._bid(call)
+        with span("route"):
+            bid = await self._bid(call)
         admitted, bid = await self._admit(call, bid)
         try:
             result, won, cached = await self._answer(call, bid)
@@ -165,8 +169,9 @@ class Gateway:
             raise
         if cached:
             self._spending.cached(bid.billing, bid.candidates[0].model, result.usage)
-        # Where the provider names no usage, all that was reserved counts.
-        self._gate.settle(admitted, NO_USAGE if cached else (result.usage if result.usage != NO_USAGE else None))
+        with span("settle"):
+            # Where the provider names no usage, all that was reserved counts.
+            self._gate.settle(admitted, NO_USAGE if cached else (result.usage if result.usage != NO_USAGE else None))
         return result, self._facts(call, won, result.usage, cached=cached)
 
     async def embed(self, call: EmbeddingCall) -> tuple[EmbeddingResult, Facts]:
@@ -219,7 +224,8 @@ class Gateway:
             whole = replace(call, asked=replace(call.asked, chat=replace(call.asked.chat, stream=False)))
             result, facts = await self.complete(whole)
             return _again(result), facts
-        bid = await self._bid(call)
+        with span("route"):
+            bid = await self._bid(call)
         admitted, bid = await self._admit(call, bid)
         try:
             key = self._key(call, bid)
@@ -321,16 +327,24 @@ class Gateway:
     async def _admit(self, call: ClientCall | EmbeddingCall, bid: Bid[T]) -> tuple[Admitted, Bid[T]]:
         """Reserve what the caller's limits ask for; returns the bid with what is left of its time."""
         began_ns = self._clock.monotonic_ns()
-        admitted = await self._gate.admit(
-            call.caller, bid.input_tokens, bid.output_tokens_max, call.user, deadline_s=bid.deadline_s
-        )
+        with span("admission"):
+            admitted = await self._gate.admit(
+                call.caller, bid.input_tokens, bid.output_tokens_max, call.user, deadline_s=bid.deadline_s
+            )
         waited_s = (self._clock.monotonic_ns() - began_ns) / 1e9
+        QUEUE_WAIT.observe(waited_s, "caller")
         return admitted, replace(bid, deadline_s=bid.deadline_s - waited_s)
 
     def _billing(self, call: ClientCall | EmbeddingCall, wish: RoutingWish) -> Billing:
         caller = call.caller
         owners = Owners(tenant=self._roster.orchestra().tenant, team=caller.team, user=call.user or "", key=caller.name)
-        return Billing(owners=owners, request_id=call.request_id, task_type=wish.task_type or "")
+        trace = current()
+        return Billing(
+            owners=owners,
+            request_id=call.request_id,
+            task_type=wish.task_type or "",
+            trace_id=trace.trace_id if trace is not None else "",
+        )
 
     def _billable(self, request: ChatRequest, candidates: Sequence[Candidate]) -> int:
         """Return the most that the request may generate: what it allows, else what the models are able to."""

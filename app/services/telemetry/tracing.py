@@ -104,7 +104,7 @@ def begin(incoming: TraceContext | None = None) -> TraceContext:
 class Span:
     """A span under way: enter it, and what begins inside is under it. Not thread-safe."""
 
-    __slots__ = ("_began_ns", "_error", "_kind", "_name", "_parent", "_recorder", "_start_ns", "attributes", "context")
+    __slots__ = ("_began_ns", "_kind", "_name", "_parent", "_recorder", "_start_ns", "attributes", "context")
 
     def __init__(self, recorder: Recorder, name: str, kind: Kind, parent: TraceContext) -> None:
         self._recorder = recorder
@@ -113,22 +113,23 @@ class Span:
         self._parent = parent
         self.context = replace(parent, span_id=f"{random.getrandbits(64) or 1:016x}")
         self.attributes: dict[str, Attribute] = {}
-        self._error = ""
 
     def set(self, name: str, value: Attribute | None) -> None:
         """Say something about it; None says nothing."""
         if value is not None:
             self.attributes[name] = value
 
+    def rename(self, name: str) -> None:
+        """Give it a name that was not known when it began."""
+        self._name = name
+
     def start(self) -> Span:
         """Begin it without becoming the current context: for what goes on in several tasks, as a stream does."""
         self._start_ns, self._began_ns = time.time_ns(), time.perf_counter_ns()
         return self
 
-    def end(self, error: BaseException | None = None) -> None:
-        """End what ``start`` began, once."""
-        if error is not None and not self._error:
-            self._error = error.kind.value if isinstance(error, UpstreamError) else type(error).__name__
+    def end(self, error: str = "") -> None:
+        """End what ``start`` began, once; ``error`` is the kind of failure."""
         parent_id = self._parent.span_id
         self._recorder.add(
             SpanRecord(
@@ -139,7 +140,7 @@ class Span:
                 start_ns=self._start_ns,
                 duration_ns=time.perf_counter_ns() - self._began_ns,
                 attributes=self.attributes,
-                error=self._error,
+                error=error,
             )
         )
 
@@ -151,7 +152,7 @@ class Span:
         self, _kind: type[BaseException] | None, error: BaseException | None, _at: TracebackType | None
     ) -> None:
         enter(self._parent)
-        self.end(error)
+        self.end("" if error is None else kind_of(error))
 
 
 class _NoSpan:
@@ -162,11 +163,14 @@ class _NoSpan:
     def set(self, name: str, value: Attribute | None) -> None:
         """See ``Span.set``."""
 
+    def rename(self, name: str) -> None:
+        """See ``Span.rename``."""
+
     def start(self) -> _NoSpan:
         """See ``Span.start``."""
         return self
 
-    def end(self, error: BaseException | None = None) -> None:
+    def end(self, error: str = "") -> None:
         """See ``Span.end``."""
 
     def __enter__(self) -> _NoSpan:
@@ -187,3 +191,8 @@ def span(name: str, kind: Kind = "internal") -> Span | _NoSpan:
     if parent is None or not parent.sampled:
         return NO_RECORD
     return Span(_Process.recorder, name, kind, parent)
+
+
+def kind_of(error: BaseException) -> str:
+    """Return what a failure is called in metrics and spans: never its message, which may quote a provider."""
+    return error.kind.value if isinstance(error, UpstreamError) else type(error).__name__

@@ -75,6 +75,6 @@ async def test_context_is_carried_into_tasks_and_left_again() -> None:
         return current()
 
     with use(one):
-        assert await asyncio.gather(inside(one), inside(other)) == [one, other]
+        assert list(await asyncio.gather(inside(one), inside(other))) == [one, other]
         assert current() is one
     assert current() is None
