@@ -40,7 +40,8 @@ from app.domain.limiter_state import LimiterState, SavedLimiter
 from app.domain.load import LoadRow
 from app.domain.permit_office import PermitOffice
 from app.domain.views import AccountView, LiveCheck
-from app.providers.base import ProviderAdapter
+from app.providers.background import BackgroundCall
+from app.providers.base import BackgroundAdapter, ProviderAdapter
 
 MAILBOX_OUTCOMES_MAX = 10_000
 """Outcomes kept for an owner that does not collect; beyond it the oldest are dropped: that owner is gone."""
@@ -61,7 +62,7 @@ class AccountStore(Protocol):
 
     async def save_limiters(self, states: Sequence[SavedLimiter], wall_s: float) -> None: ...
     async def find_limiters(self, keys: Sequence[tuple[str, str]]) -> Sequence[SavedLimiter]: ...
-    async def place_call(self, key: str, account: str, model: str) -> None: ...
+    async def place_call(self, key: str, account: str, model: str, provider_id: str | None = None) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -305,10 +306,19 @@ class AccountHost:
     async def _upstream(self, order: CallOrder) -> ChatResult:
         spec, adapter = self._adapters[order.account]
         request = replace(order.request, model=spec.upstream_model(order.model) or order.model)
-        if spec.endpoint is not EndpointClass.OPAQUE and request.call_key is not None:
+        key = request.call_key if spec.endpoint is not EndpointClass.OPAQUE else None
+        if key is not None and request.begun_as is None:
             # On disk before it is sent: whoever recovers the call must know where to ask for it.
-            await self._store.place_call(request.call_key, order.account, order.model)
+            await self._store.place_call(key, order.account, order.model)
         try:
+            if key is not None and spec.endpoint is EndpointClass.REATTACH and isinstance(adapter, BackgroundAdapter):
+                background = BackgroundCall(
+                    adapter,
+                    request,
+                    note=lambda name: self._store.place_call(key, order.account, order.model, name),
+                    is_wanted=lambda: self._draining,
+                )
+                return await background.answer(order.timeout_s)
             return await adapter.chat_completion(request, timeout_s=order.timeout_s)
         except GatewayError:
             raise

@@ -229,8 +229,8 @@ class StoreHandle:
         answer = await self._actor.ask("entries_after", cursor, wait_s, timeout_s=wait_s + CONTROL_TIMEOUT_S)
         return cast("LiveUsage", answer)
 
-    async def place_call(self, key: str, account: str, model: str) -> None:
-        await self._actor.ask("place_call", key, account, model)
+    async def place_call(self, key: str, account: str, model: str, provider_id: str | None = None) -> None:
+        await self._actor.ask("place_call", key, account, model, provider_id)
 
     async def export_run(self, run_id: str, configuration: Mapping[str, Json]) -> bytes:
         answer = await self._actor.ask("export_run", run_id, dict(configuration), timeout_s=EXPORT_TIMEOUT_S)

@@ -93,6 +93,8 @@ class EndpointClass(StrEnum):
     """Nothing: whether the call was billed stays unknown."""
     LOOKUP = "lookup"
     """Calls can be found again under our key, some time after they were made."""
+    REATTACH = "reattach"
+    """It names a call at once and makes it without us: the answer can be fetched by that name, for some time."""
     IDEMPOTENT = "idempotent"
     """The same key again is the same call, billed once."""
 

@@ -69,6 +69,7 @@ def cache_key(request: ChatRequest, scope: str, models: Sequence[str] = ()) -> b
         stream=False,
         call_key=None,
         lost_at_s=None,
+        begun_as=None,
         # A client's 1 is its 1.0.
         temperature=None if request.temperature is None else float(request.temperature),
         top_p=None if request.top_p is None else float(request.top_p),

@@ -137,6 +137,9 @@ class ChatRequest:
     ``repr`` tells requests apart by that."""
     lost_at_s: float | None = field(default=None, repr=False)
     """When this very call, sent before under the same key, was lost; seconds since 1970. None: it was never sent."""
+    begun_as: str | None = field(default=None, repr=False)
+    """The provider's own name of this very call, which it makes without us: its answer is fetched and nothing is sent.
+    None: it is not known to have begun."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

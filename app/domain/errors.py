@@ -9,7 +9,8 @@
     │   ├── AccessError         no valid key, or one that may not do this
     │   └── QuotaError          the caller's own limit is used up (.limit, .retry_after_s)
     ├── UpstreamError           a provider failed (.account, .kind)           by kind
-    │   └── CallLostError       the account's actor died during the call; billed or not is unknown
+    │   ├── CallLostError       the account's actor died during the call; billed or not is unknown
+    │   └── NoAnswerError       the provider took the call, and has no answer to it any more
     └── InternalError           we failed                                     Retry.LATER
         ├── CapacityError       every account is busy, cooling or full (.retry_after_s)
         ├── DeadlineError       the time given for this is over
@@ -197,6 +198,13 @@ class CallLostError(UpstreamError):
     """The account's own actor died during the call; whether the provider was reached, and billed, is unknown.
 
     Our failure, told like a provider's because another account may serve the call at once.
+    """
+
+
+class NoAnswerError(UpstreamError):
+    """The provider took the call, made it without us, and has no answer to it: it failed, was stopped or is forgotten.
+
+    Asking for it again is worth nothing; whether it was billed is unknown.
     """
 
 

@@ -36,6 +36,8 @@ class Decision(StrEnum):
     """Send it again under the same key; it is billed once."""
     LOOK_UP = "look_up"
     """Find it under its key; adopt what is there, and resend once it is certain that nothing will be."""
+    REATTACH = "reattach"
+    """Fetch its answer by the name that its provider gave it."""
     RETRY = "retry"
     """Count it as unknown and buy it again under a key of its own."""
     ASK = "ask"
@@ -86,4 +88,7 @@ def recover(call: CallRecord, endpoint: EndpointClass, policy: RecoveryPolicy) -
         return Decision.RESEND
     if endpoint is EndpointClass.LOOKUP:
         return Decision.LOOK_UP
+    # Without a name nobody can ask: it was lost on its way to our journal, or the call never left.
+    if endpoint is EndpointClass.REATTACH and call.provider_id is not None:
+        return Decision.REATTACH
     return Decision.ASK if policy.on_unknown == "hold" else Decision.RETRY

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from app.domain.accounts import ModelInfo
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult
@@ -98,3 +98,27 @@ class ProviderAdapter(Protocol):
 
     async def aclose(self) -> None:
         """Refuse new calls, let running ones end (at most the account's timeout), free what is held. Idempotent."""
+
+
+@runtime_checkable
+class BackgroundAdapter(Protocol):
+    """An adapter whose provider may make a call without us and keep its answer; of ``reattach`` endpoints only."""
+
+    async def begin(self, request: ChatRequest, *, timeout_s: float) -> str:
+        """Have the provider begin a call; return its name there. Raises as ``ProviderAdapter.chat_completion``."""
+
+    async def attend(self, request: ChatRequest, name: str, *, timeout_s: float) -> ChatResult:
+        """Return the answer of a call that was begun, as soon as it is there; costs nothing.
+
+        Args:
+            request: What was asked.
+            name: What ``begin`` returned, in this life or an earlier one.
+            timeout_s: Seconds to wait for it. Positive.
+
+        Raises:
+            NoAnswerError: it ended without an answer, or the provider does not know it any more.
+            UpstreamError: it cannot be asked for, or the time is over: whether it is billed is unknown.
+        """
+
+    async def abandon(self, name: str) -> None:
+        """Have the provider stop a call whose answer nobody wants; never raises for its failures."""

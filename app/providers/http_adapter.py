@@ -171,16 +171,20 @@ class HttpAdapter:
 
     def _json(self, reply: HttpReply) -> Json:
         """Return the JSON of a success; raises UpstreamError for everything else."""
+        body = self._success(reply)
+        if has_error(body):
+            raise classify_event(body, provider=self._wire.provider, began=False)
+        return body
+
+    def _success(self, reply: HttpReply) -> Json:
+        """Return the JSON under a success status, which may speak of an error; raises UpstreamError."""
         provider = self._wire.provider
         if not 200 <= reply.status < 300:
             raise classify_response(reply.status, reply.headers, reply.body, provider=provider, now_s=time.time())
         try:
-            body = parse_json(reply.body)
+            return parse_json(reply.body)
         except ValueError:
             raise garbage(provider, "sent a body that is not JSON", billed=None, status=reply.status) from None
-        if has_error(body):
-            raise classify_event(body, provider=provider, began=False)
-        return body
 
     def _keyed(self, call: WireCall, key: str | None) -> WireCall:
         """Return the request with our key, where the endpoint bills the same key once."""

@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from app.domain.accounts import AccountSpec, EndpointClass, ModelInfo, StructuredOutput
 from app.domain.chat import ChatRequest, ChatResult, ImagePart, Json, Message, Role, ToolSpec
-from app.providers import openai_reply
+from app.providers import openai_reply, openai_responses
 from app.providers.embeddings import OpenAIEmbeddings
 from app.providers.http_adapter import HttpAdapter
+from app.providers.http_background import BackgroundHttpAdapter
 from app.providers.http_client import WireCall
-from app.providers.payload import as_list, as_object, find_text
+from app.providers.payload import as_list, as_object, dump_json, find_text, parse_json
 from app.providers.wire import ModelTable, base_url, check_key, refuse, schema_instruction, wire_key, with_extra
 
 KEY_NAME = "tutti_call"
@@ -193,6 +194,33 @@ class OpenAIWire:
         listed = as_list(as_object(body).get("data"))
         return listed[0] if listed else None
 
+    def begin(self, request: ChatRequest) -> WireCall:
+        """See ``wire.BackgroundWire``: a response in the background, which knows every field but a few."""
+        chat = as_object(parse_json(self.encode(request, stream=False).body))
+        refuse({name: name in chat for name in openai_responses.UNSAYABLE}, self.provider)
+        key = wire_key(request, stream=False)
+        if key is not None:
+            chat["metadata"] = {KEY_NAME: key, **as_object(chat.get("metadata"))}
+        body = dump_json(openai_responses.background_body(chat)).encode()
+        return WireCall(url=f"{self._url}/responses", headers=self._headers, body=body)
+
+    def look(self, name: str) -> WireCall:
+        """See ``wire.BackgroundWire``."""
+        return WireCall(method="GET", url=f"{self._url}/responses/{quote(name, safe='')}", headers=self._headers)
+
+    def stop(self, name: str) -> WireCall:
+        """See ``wire.BackgroundWire``."""
+        return WireCall(url=f"{self._url}/responses/{quote(name, safe='')}/cancel", headers=self._headers)
+
+    def has_ended(self, body: Json) -> bool:
+        """See ``wire.BackgroundWire``."""
+        return as_object(body).get("status") not in openai_responses.UNDER_WAY
+
+    def decode_ended(self, body: Json) -> Json:
+        """See ``wire.BackgroundWire``."""
+        answered = as_object(body).get("status") in ("completed", "incomplete")
+        return openai_responses.completion_of(body) if answered else None
+
     def list_models(self) -> WireCall:
         """See ``wire.Wire``."""
         return WireCall(method="GET", url=f"{self._url}/models", headers=self._headers)
@@ -270,7 +298,8 @@ class OpenAIWire:
 def _adapter(account: AccountSpec, models: Sequence[ModelInfo], dialect: Dialect) -> HttpAdapter:
     table = ModelTable(account, models, dialect.structured)
     wire = OpenAIWire(account, table, dialect)
-    return HttpAdapter(account, table, wire, wire.embeddings() if dialect.embeddings else None)
+    adapter = BackgroundHttpAdapter if account.endpoint is EndpointClass.REATTACH else HttpAdapter
+    return adapter(account, table, wire, wire.embeddings() if dialect.embeddings else None)
 
 
 def create_openai(account: AccountSpec, models: Sequence[ModelInfo]) -> HttpAdapter:

@@ -85,6 +85,25 @@ class Finder(Protocol):
         """Return the answer among what was listed, as ``Wire.decode`` takes it; None where there is none (yet)."""
 
 
+class BackgroundWire(Wire, Protocol):
+    """A wire whose provider makes calls without us and keeps their answers, under the ``id`` that it gives at once."""
+
+    def begin(self, request: ChatRequest) -> WireCall:
+        """Return the request that begins a call; raises RequestError naming the field that cannot be translated."""
+
+    def look(self, name: str) -> WireCall:
+        """Return the request that says how far a call is."""
+
+    def stop(self, name: str) -> WireCall:
+        """Return the request that stops a call."""
+
+    def has_ended(self, body: Json) -> bool:
+        """Tell from the answer to ``look`` whether there is nothing more to come."""
+
+    def decode_ended(self, body: Json) -> Json:
+        """Return the answer in it as ``Wire.decode`` takes it; None where it ended without one."""
+
+
 def wire_key(request: ChatRequest, *, stream: bool) -> str | None:
     """Return our name of a call as providers get it: short, of plain letters, and telling them nothing.
 

@@ -27,6 +27,7 @@ from app.domain.errors import (
     DeadlineError,
     GatewayError,
     InternalError,
+    NoAnswerError,
     Retry,
     TokenBudgetError,
     UpstreamError,
@@ -58,7 +59,7 @@ TRIES_MAX = 6
 RETRIES_MIN = 3
 RESEND_PAUSES_S = (1.0, 4.0, 15.0)
 """Between sendings of the same call to the only account that knows it."""
-_UNDER_ITS_KEY = frozenset({Decision.SEND, Decision.RESEND, Decision.LOOK_UP})
+_UNDER_ITS_KEY = frozenset({Decision.SEND, Decision.RESEND, Decision.LOOK_UP, Decision.REATTACH})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +126,7 @@ class RunCaller:
         self._open: dict[str, CallRecord] = {}
         """By the call's own id: what an earlier life sent and this one sends again."""
         self._recovered_s = 0.0
+        self._on_unknown: Callable[[CallRecord], OnUnknown] = lambda _record: "hold"
         self.spans: list[CallSpan] = []
 
     def remember(self, records: Sequence[CallRecord]) -> None:
@@ -140,7 +142,7 @@ class RunCaller:
         What was held for them counts as spent until somebody knows better.
         """
         changed, held = [], []
-        self._recovered_s = self._clock.wall_s()
+        self._recovered_s, self._on_unknown = self._clock.wall_s(), on_unknown
         for record in list(self._records.values()):
             policy = RecoveryPolicy(
                 on_unknown=on_unknown(record),
@@ -183,11 +185,9 @@ class RunCaller:
         if replayed is not None:
             return replayed
         lost = self._open.pop(call.call_id, None)
-        if lost is not None:
-            if lost.request_sha == _request_sha(call.request):
-                return await self._resume(call, lost)
-            # It would be asked something else: what was bought under the old key stays unknown.
-            await self._leave_unknown(lost, LOST)
+        resumed = None if lost is None else await self._resume(call, lost)
+        if resumed is not None:
+            return resumed
         avoid = call.avoid_accounts
         deadline_ns = self._clock.monotonic_ns() + int(call.deadline_s * 1e9)
         for number in range(1, TRIES_MAX + 1):
@@ -221,22 +221,39 @@ class RunCaller:
         self.spans.append(CallSpan(call=call, answer=answer))
         return answer
 
-    async def _resume(self, call: ModelCall, lost: CallRecord) -> CallAnswer:
+    async def _resume(self, call: ModelCall, lost: CallRecord) -> CallAnswer | None:
         """Send a call again that an earlier life sent, to the same account under the same key: it is billed once.
 
         Its hold was left unknown, and only its answer ends that: a refusal of this sending says nothing of the first.
+        None: there is no answer to be had under that key, and the call may be bought under another.
         """
+        if lost.request_sha != _request_sha(call.request):
+            # It would be asked something else: what was bought under the old key stays unknown.
+            await self._leave_unknown(lost, LOST)
+            return None
         same = replace(
             call,
             call_id=lost.key,
             account=lost.account or "",
             models=(lost.model,) if lost.model else call.models,
-            request=replace(call.request, call_key=lost.key, lost_at_s=self._recovered_s if lost.account else None),
+            request=replace(
+                call.request,
+                call_key=lost.key,
+                lost_at_s=self._recovered_s if lost.account else None,
+                begun_as=lost.provider_id,
+            ),
         )
         for pause_s in (*RESEND_PAUSES_S, None):
             try:
                 answer = await self._inner.call(same)
                 break
+            except NoAnswerError as error:
+                again = error.retry is Retry.ELSEWHERE and self._on_unknown(lost) == "retry"
+                self._on_failure(call, error, again)
+                await self._leave_unknown(lost, error.message)
+                if again:
+                    return None
+                raise
             except UpstreamError as error:
                 self._on_failure(call, error, pause_s is not None)
                 if pause_s is None:

@@ -111,7 +111,8 @@ class AccountSection(Section):
     endpoint: EndpointClass = setting(
         EndpointClass.OPAQUE,
         "What it offers when an answer was lost: `opaque` nothing; `lookup` finds calls by our key (OpenAI's stored "
-        "completions: every call is then stored there); `idempotent` honours `Idempotency-Key`.",
+        "completions: every call is then stored there); `reattach` makes runs' calls without us, and keeps their "
+        "answers for some minutes (OpenAI's Responses in the background); `idempotent` honours `Idempotency-Key`.",
         kind="one of " + ", ".join(f"`{kind.value}`" for kind in EndpointClass),
         example="idempotent",
     )

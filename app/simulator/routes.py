@@ -17,6 +17,7 @@ from app.simulator.json_reading import JsonObject, objects_in, text_of
 from app.simulator.wire_anthropic import AnthropicWire, count
 from app.simulator.wire_gemini import GeminiWire
 from app.simulator.wire_openai import OpenAIWire
+from app.simulator.wire_responses import ResponsesWire
 
 OPENAI_BASES = ("/v1", "", "/compatible-mode/v1", "/v1beta/openai")
 ANTHROPIC_BASES = ("/v1", "/anthropic/v1")
@@ -30,10 +31,14 @@ NAMELESS_MODEL = "simulated-model"
 def provider_routes(engine: Engine) -> list[BaseRoute]:
     """Return the routes of all formats."""
     openai, anthropic, gemini = OpenAIWire(), AnthropicWire(), GeminiWire()
+    responses = ResponsesWire()
     routes: list[BaseRoute] = []
     for base in OPENAI_BASES:
         routes.append(Route(f"{base}/chat/completions", ChatEndpoint(engine, openai), methods=["POST"]))
         routes.append(Route(f"{base}/chat/completions", StoredCompletions(engine, openai), methods=["GET"]))
+        routes.append(Route(f"{base}/responses", BeginResponse(engine, responses), methods=["POST"]))
+        for path, methods in (("responses/{target}", ["GET"]), ("responses/{target}/cancel", ["POST"])):
+            routes.append(Route(f"{base}/{path}", BegunResponse(engine, responses), methods=methods))
         routes.append(Route(f"{base}/embeddings", OpenAIEmbeddingEndpoint(engine, openai), methods=["POST"]))
     for base in ANTHROPIC_BASES:
         routes.append(Route(f"{base}/messages", ChatEndpoint(engine, anthropic), methods=["POST"]))
@@ -116,6 +121,32 @@ class StoredCompletions(Endpoint):
             "has_more": False,
         }
         await connection.answer(HttpAnswer(status=200, body=orjson.dumps(body)))
+
+
+class BeginResponse(ChatEndpoint):
+    """OpenAI's responses in the background: limited, billed and failing as chat is, whoever listens."""
+
+    async def answer(self, http: HttpRequest, connection: Connection) -> None:
+        """Begin it, and tell its name at once."""
+        background = self.engine.background
+        begun = background.new(self.wire.key_of(http) or "")
+        call = Call(wire=self.wire, http=http, parse=self.parse)
+        await background.begin(begun, self.engine.handle(call, begun.answering))
+        await connection.answer(begun.refusal or HttpAnswer(status=200, body=begun.told()))
+
+
+class BegunResponse(Endpoint):
+    """A response in the background: how far it is, or its end; asking is free."""
+
+    async def answer(self, http: HttpRequest, connection: Connection) -> None:
+        """Tell of it, after stopping it where the path says so."""
+        account, name = self.engine.authenticate(self.wire, http), http.path_model or ""
+        begun = self.engine.background.find(account.key, name)
+        if begun is None:
+            raise Refusal("not_found", f"Response with id {name!r} not found.")
+        if http.path.endswith("/cancel"):
+            await begun.stop()
+        await connection.answer(HttpAnswer(status=200, body=begun.told()))
 
 
 class OpenAIEmbeddingEndpoint(ChatEndpoint):

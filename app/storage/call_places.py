@@ -9,8 +9,8 @@ from app.domain.run import CallState
 from app.storage import tables
 
 
-def place_call(connection: Connection, key: str, account: str, model: str) -> None:
-    """Note the account of a call that is about to leave; may be repeated.
+def place_call(connection: Connection, key: str, account: str, model: str, provider_id: str | None = None) -> None:
+    """Note the account of a call that is about to leave, and then its provider's name of it; may be repeated.
 
     Raises:
         ConflictError: it must not leave any more: it ended, or was taken for lost.
@@ -19,7 +19,7 @@ def place_call(connection: Connection, key: str, account: str, model: str) -> No
     placing = (
         update(table)
         .where(table.c.key == key, table.c.state == CallState.SENT.value)
-        .values(account=account, model=model)
+        .values(account=account, model=model, provider_id=provider_id)
     )
     if connection.execute(placing).rowcount != 1:
         raise ConflictError(f"the call {key!r} is not to be sent any more")

@@ -34,9 +34,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_process_killed_at_any_point_buys_and_books_as_promised(stage: Stage, case: Case) -> None:
     """Every point is really reached and kills; bills and books agree with the promises of the endpoint's class."""
-    drawn = random.Random(f"{SEED} {case.name}").sample(crash_plan.pairs(), PAIRS)
+    drawn = random.Random(f"{SEED} {case.name}").sample(crash_plan.pairs(case.more_points), PAIRS)
 
-    record = [stage.play(case, points) for points in [*crash_plan.singles(), *drawn]]
+    record = [stage.play(case, points) for points in [*crash_plan.singles(case.more_points), *drawn]]
 
     assert [what for each in record for what in violations(each)] == []
-    assert [each.deaths for each in record if len(each.points) == 1] == crash_plan.singles()
+    assert [each.deaths for each in record if len(each.points) == 1] == crash_plan.singles(case.more_points)

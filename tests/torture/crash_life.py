@@ -70,7 +70,8 @@ class Life:
     """What a process is to do."""
 
     way: Way
-    endpoint: str
+    endpoint: EndpointClass
+    on_unknown: OnUnknown
     folder: str
     url: str
     number: int
@@ -98,7 +99,7 @@ def configuration(life: Life) -> dict[str, Any]:
                 "models": [MODEL],
                 "limits": {"concurrency": 16},
                 "timeout_s": DEADLINE_S,
-                "endpoint": life.endpoint if life.endpoint in set(EndpointClass) else "opaque",
+                "endpoint": life.endpoint.value,
                 "lookup_lag_s": LOOKUP_LAG_S,
             }
         ],
@@ -270,8 +271,7 @@ async def _as_run(life: Life, scene: _Scene) -> None:
         on_failure=lambda _call, _error, _again: None,
     )
     caller.remember(await scene.store.calls_of(taken.run_id))
-    policy: OnUnknown = "hold" if life.endpoint == "hold" else "retry"
-    if await caller.recover(lambda _call: policy, lambda _call: None):
+    if await caller.recover(lambda _call: life.on_unknown, lambda _call: None):
         return  # it waits for a person
     placing = asyncio.create_task(dispatcher.run())
     try:
@@ -311,7 +311,7 @@ async def _ask(life: Life, attempts: Attempts, number: int) -> None:
         queue_s=DEADLINE_S,
         billing=Billing(request_id=f"ask-{number}"),
         # The gateway makes it of the caller's name and Idempotency-Key: a client that asks again sends the same.
-        key="" if life.endpoint == "opaque" else f"client/ask-{number}",
+        key="" if life.endpoint is EndpointClass.OPAQUE else f"client/ask-{number}",
     )
     try:
         result, _won = await attempts.complete(bid)

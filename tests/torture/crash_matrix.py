@@ -19,6 +19,7 @@ from pathlib import Path
 
 import yaml
 
+from app.domain.accounts import EndpointClass
 from benchmarks.report import table
 from tests.fakes.simulated import running_simulator
 from tests.torture import crash_plan
@@ -26,12 +27,14 @@ from tests.torture.crash_play import Case, Played, Stage, simulator_document
 from tests.torture.crash_verdict import rows, violations
 
 CASES = (
-    Case(way="gateway", endpoint="opaque"),
-    Case(way="gateway", endpoint="idempotent"),
-    Case(way="run", endpoint="opaque"),
-    Case(way="run", endpoint="hold"),
-    Case(way="run", endpoint="idempotent"),
-    Case(way="run", endpoint="lookup"),
+    Case(way="gateway", endpoint=EndpointClass.OPAQUE),
+    Case(way="gateway", endpoint=EndpointClass.IDEMPOTENT),
+    Case(way="run", endpoint=EndpointClass.OPAQUE),
+    Case(way="run", endpoint=EndpointClass.OPAQUE, on_unknown="hold"),
+    Case(way="run", endpoint=EndpointClass.IDEMPOTENT),
+    Case(way="run", endpoint=EndpointClass.LOOKUP),
+    Case(way="run", endpoint=EndpointClass.REATTACH),
+    Case(way="run", endpoint=EndpointClass.REATTACH, on_unknown="hold"),
 )
 CASES_AT_ONCE = 2
 AT_ONCE = 3
@@ -59,9 +62,13 @@ triples are drawn. *Books below*: moments at which spent + held + unknown was le
 - **opaque** (the default): nobody can ask the provider what became of a call, so a crash between its first byte and our
   journal buys again: at most as often as calls were under way. **hold**: a person decides instead, and nothing is
   bought twice. **idempotent**: the provider honours our key, and gives the stored answer. **lookup**: calls are found
-  by our key before they are sent again.
+  by our key before they are sent again. **reattach**: the provider names a call at once and makes it without us; its
+  answer is fetched by that name. Until the name is in our journal (`before-send`, `accepted`, `received`) the call is
+  as one at an opaque endpoint: bought again, or, with **hold**, a person's to decide. From then on (`before-send:2`)
+  nothing is bought twice.
 
-The points, in order: {points}. They are compiled in and off; `TUTTI_CRASH_AT` names one for tests.
+The points, in order: {points}; `:2` means the second time, which only the several requests of one `reattach` call
+have. They are compiled in and off; `TUTTI_CRASH_AT` names one for tests.
 """
 
 
@@ -100,12 +107,13 @@ def _play(case: Case, folder: Path, triples: int, seed: int) -> list[Played]:
     folder.mkdir()
     file = folder / "provider.yaml"
     file.write_text(yaml.safe_dump(simulator_document()), encoding="utf-8")
-    combinations = [*crash_plan.singles(), *crash_plan.pairs(), *crash_plan.triples(triples, seed)]
+    more = case.more_points
+    combinations = [*crash_plan.singles(more), *crash_plan.pairs(more), *crash_plan.triples(triples, seed, more)]
     together = replace(case, calls=AT_ONCE)
     with running_simulator(file) as simulator:
         stage = Stage(simulator, folder)
         record = [stage.play(case, points) for points in combinations]
-        record += [stage.play(together, points) for points in crash_plan.triples(AT_ONCE_COMBINATIONS, seed + 1)]
+        record += [stage.play(together, points) for points in crash_plan.triples(AT_ONCE_COMBINATIONS, seed + 1, more)]
     print(f"… {case.name}: {len(record)} combinations in {time.monotonic() - began_s:.0f} s", flush=True)
     return record
 

@@ -19,8 +19,10 @@ from pathlib import Path
 
 import httpx
 
+from app.domain.accounts import EndpointClass, OnUnknown
 from app.storage.place import FILE_NAME
 from tests.fakes.simulated import Simulator
+from tests.torture import crash_plan
 from tests.torture.crash_life import STORE_LAG_S, Life, Way, live
 
 LIFE_WITHIN_S = 120.0
@@ -38,13 +40,19 @@ class Case:
     """One row of the table: who is asked, and what is done about a call that was under way."""
 
     way: Way
-    endpoint: str
+    endpoint: EndpointClass
+    on_unknown: OnUnknown = "retry"
     calls: int = 1
 
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self.way}, {self.endpoint}"
+        return f"{self.way}, {self.endpoint}" + (", hold" if self.on_unknown == "hold" else "")
+
+    @property
+    def more_points(self) -> tuple[str, ...]:
+        """Points that only a call of several requests has."""
+        return crash_plan.LATER_SENDS if self.endpoint is EndpointClass.REATTACH else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +144,7 @@ class Stage:
         life = Life(
             way=case.way,
             endpoint=case.endpoint,
+            on_unknown=case.on_unknown,
             folder=str(folder),
             url=self._simulator.url,
             number=0,
@@ -197,7 +206,8 @@ class Stage:
         (folder / "answers").mkdir(parents=True)
         life = Life(
             way="gateway",
-            endpoint="opaque",
+            endpoint=EndpointClass.OPAQUE,
+            on_unknown="retry",
             folder=str(folder),
             url=self._simulator.url,
             number=0,

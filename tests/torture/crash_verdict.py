@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from app.domain.accounts import EndpointClass
 from tests.torture.crash_play import Case, Played
 
-ONE_BILL = frozenset({"idempotent", "lookup", "hold"})
-"""Endpoints, and the policy, with which no crash makes a second bill."""
-EXACT = frozenset({"idempotent", "lookup"})
-"""Endpoints at which a run learns what every lost call came to, so that its books are the bills in the end."""
-PARKED = frozenset({"hold"})
-"""Where a call may wait for a person instead of being answered."""
+FOUND = frozenset({EndpointClass.IDEMPOTENT, EndpointClass.LOOKUP})
+"""Endpoints at which every lost call is found, or found not to have been: no second bill, and exact books of runs."""
+NAMELESS = frozenset({"before-send", "accepted", "received"})
+"""Deaths before the commit of the provider's name for the call: until then ``reattach`` is opaque."""
 HEAD = (
     "who pays, endpoint",
     "combinations",
@@ -29,18 +28,28 @@ def violations(played: Played) -> list[str]:
     found = [f"the books were below the bills: {moment}" for moment in played.below]
     if played.failed:
         found.append(played.failed)
-    allowed = 0 if case.endpoint in ONE_BILL else case.calls * len(played.deaths)
+    known = _is_known(played)
+    allowed = 0 if known or case.on_unknown == "hold" else case.calls * len(played.deaths)
     if played.duplicates > allowed:
         found.append(f"{played.bills.requests} bills for {case.calls} calls and {len(played.deaths)} deaths")
-    if played.obtained < case.calls and case.endpoint not in PARKED:
+    # With "hold" a call of which nobody knows may wait for a person instead of being answered.
+    if played.obtained < case.calls and (known or case.on_unknown == "retry"):
         found.append(f"{played.obtained} of {case.calls} answers were obtained")
     if played.bills.requests < played.obtained:
         found.append(f"{played.obtained} answers for {played.bills.requests} bills: the count is wrong")
     if played.figures.held and not played.failed:
         found.append(f"{played.figures.held} nano-dollars are still held in the end")
-    if case.way == "run" and case.endpoint in EXACT and played.figures.total != played.bills.nano:
+    if case.way == "run" and known and played.figures.total != played.bills.nano:
         found.append(f"the books say {played.figures}, the bills {played.bills.nano} nano-dollars")
     return [f"{case.name}, {' + '.join(played.points) or 'no crash'}: {what}" for what in found]
+
+
+def _is_known(played: Played) -> bool:
+    """Tell whether it is found out of every call of this combination what became of it."""
+    if played.case.endpoint is EndpointClass.REATTACH:
+        # Of several calls at once, one may be anywhere while another is at the named point.
+        return played.case.calls == 1 and not NAMELESS.intersection(played.deaths)
+    return played.case.endpoint in FOUND
 
 
 def rows(record: Sequence[Played]) -> list[list[str]]:

@@ -6,16 +6,19 @@ from dataclasses import replace
 
 import pytest
 
+from app.domain.accounts import EndpointClass, OnUnknown
 from tests.torture import crash_plan
 from tests.torture.crash_matrix import page
 from tests.torture.crash_play import Bills, Case, Figures, Played
 from tests.torture.crash_verdict import rows, violations
 
+OPAQUE, LOOKUP, REATTACH = EndpointClass.OPAQUE, EndpointClass.LOOKUP, EndpointClass.REATTACH
 
-def clean(endpoint: str = "opaque") -> Played:
+
+def clean(endpoint: EndpointClass = OPAQUE, on_unknown: OnUnknown = "retry") -> Played:
     """Return what one death in the middle of one call leaves."""
     return Played(
-        case=Case(way="gateway", endpoint=endpoint),
+        case=Case(way="gateway", endpoint=endpoint, on_unknown=on_unknown),
         points=("accepted",),
         deaths=("accepted",),
         bills=Bills(requests=1, input_tokens=10, output_tokens=10),
@@ -33,22 +36,27 @@ def test_a_clean_combination_is_kept() -> None:
     """Also one bill more where nobody can know: as many as calls were under way at the death."""
     assert violations(clean()) == []
     assert violations(replace(clean(), bills=bills(2))) == []
+    assert violations(replace(clean(REATTACH), bills=bills(2))) == []
+    assert violations(replace(clean(REATTACH, "hold"), obtained=0)) == []
 
 
 @pytest.mark.parametrize(
     "broken",
     [
         replace(clean(), bills=bills(3)),
-        replace(clean("idempotent"), bills=bills(2)),
-        replace(clean("lookup"), bills=bills(2)),
-        replace(clean("hold"), bills=bills(2)),
+        replace(clean(EndpointClass.IDEMPOTENT), bills=bills(2)),
+        replace(clean(LOOKUP), bills=bills(2)),
+        replace(clean(OPAQUE, "hold"), bills=bills(2)),
+        replace(clean(REATTACH, "hold"), bills=bills(2)),
+        replace(clean(REATTACH), deaths=("accepted:2",), bills=bills(2)),
+        replace(clean(REATTACH, "hold"), deaths=("before-send:2",), obtained=0),
         replace(clean(), deaths=(), bills=bills(2)),
         replace(clean(), obtained=0),
         replace(clean(), bills=bills(0)),
         replace(clean(), below=("life 1",)),
         replace(clean(), failed="life 2: ended with 1"),
         replace(clean(), figures=Figures(spent=50_000, held=1)),
-        replace(clean(), case=Case(way="run", endpoint="lookup"), figures=Figures(spent=50_000, unknown=1)),
+        replace(clean(), case=Case(way="run", endpoint=LOOKUP), figures=Figures(spent=50_000, unknown=1)),
     ],
 )
 def test_every_rule_notices_its_violation(broken: Played) -> None:
@@ -65,8 +73,9 @@ def test_table_counts_by_number_of_planned_deaths() -> None:
 
 
 def test_plan_has_every_point_and_every_pair_once() -> None:
-    """Seven points of a call, two more where there is something to recover."""
+    """Seven points of a call, two more where there is something to recover, three where a call is several requests."""
     assert len(set(crash_plan.singles())) == 7
     assert len(set(crash_plan.pairs())) == 63
     assert len(set(crash_plan.triples(1_000, 1))) == 567
+    assert len(set(crash_plan.pairs(crash_plan.LATER_SENDS))) == 120
     assert crash_plan.triples(10, 1) == crash_plan.triples(10, 1) != crash_plan.triples(10, 2)

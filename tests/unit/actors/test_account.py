@@ -36,7 +36,7 @@ class Saved:
     async def find_limiters(self, keys: Sequence[tuple[str, str]]) -> Sequence[SavedLimiter]:
         return [self.states[key] for key in keys if key in self.states]
 
-    async def place_call(self, key: str, account: str, model: str) -> None:
+    async def place_call(self, key: str, account: str, model: str, provider_id: str | None = None) -> None:
         if key in self.not_any_more:
             raise ConflictError("it was taken for lost")
         self.places.append((key, account, model))
@@ -283,6 +283,7 @@ async def test_a_live_check_stays_within_the_limits_and_revives_a_topped_up_key(
     [
         (EndpointClass.OPAQUE, []),
         (EndpointClass.LOOKUP, [("k1", "a", "m")]),
+        (EndpointClass.REATTACH, [("k1", "a", "m")]),
         (EndpointClass.IDEMPOTENT, [("k1", "a", "m")]),
     ],
 )

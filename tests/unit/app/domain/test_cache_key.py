@@ -58,7 +58,7 @@ FULL = ChatRequest(
 HINTS = get_type_hints(ChatRequest, vars(chat), {"Json": AnyJson})
 MESSAGE_HINTS = get_type_hints(Message, vars(chat), {"Json": AnyJson})
 requests = values_of(ChatRequest)
-NEUTRAL_FIELDS = {"user", "stream", "call_key", "lost_at_s"}
+NEUTRAL_FIELDS = {"user", "stream", "call_key", "lost_at_s", "begun_as"}
 
 
 def key(request: ChatRequest, scope: str = "shared", models: tuple[str, ...] = ()) -> bytes:
@@ -73,7 +73,7 @@ def test_key_is_the_same_whoever_asks_and_however_it_is_sent(
     request: ChatRequest, stream: bool, user: str | None
 ) -> None:
     """An answer that was not streamed may be replayed as a stream, to another user of the same scope."""
-    changed = replace(request, stream=stream, user=user, call_key=user, lost_at_s=float(stream))
+    changed = replace(request, stream=stream, user=user, call_key=user, lost_at_s=float(stream), begun_as=user)
     assert cache_key(changed, "s") == cache_key(request, "s")
 
 

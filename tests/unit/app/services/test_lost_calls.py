@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from app.domain.accounts import EndpointClass
+from app.domain.accounts import EndpointClass, OnUnknown
 from app.domain.books.entries import Expire, Settle
-from app.domain.errors import InternalError, UpstreamError, UpstreamKind
+from app.domain.errors import InternalError, NoAnswerError, UpstreamError, UpstreamKind
 from app.domain.recovery import LOST_MAX, TO_BE_PLACED
 from app.domain.run import CallRecord, CallState
 from app.services import run_caller
@@ -24,12 +24,15 @@ async def lost_call(endpoint: EndpointClass, *, placed: bool = True) -> CallReco
 
 
 async def next_life(
-    lost: CallRecord, inner: Inner, endpoint: EndpointClass = EndpointClass.IDEMPOTENT
+    lost: CallRecord,
+    inner: Inner,
+    endpoint: EndpointClass = EndpointClass.IDEMPOTENT,
+    on_unknown: OnUnknown = "hold",
 ) -> tuple[RunCaller, Records]:
     records = Records()
     caller = a_caller(inner, records=records, endpoint=endpoint)
     caller.remember([lost])
-    await caller.recover(lambda call: "hold", lambda call: None)
+    await caller.recover(lambda call: on_unknown, lambda call: None)
     return caller, records
 
 
@@ -92,6 +95,48 @@ async def test_a_lost_call_that_would_ask_something_else_is_not_sent_under_the_o
 
     assert [call.call_id for call in inner.calls] == ["r/t1/task/1/life2"]
     assert ("r/t1/task/1", CallState.UNKNOWN) in records.states
+
+
+async def named_call() -> CallRecord:
+    """Return the row of a call that its provider makes without us."""
+    return replace(await lost_call(EndpointClass.REATTACH), provider_id="resp_1")
+
+
+async def test_a_call_that_its_provider_named_is_fetched_by_that_name() -> None:
+    """Nothing is sent: the answer is there, or comes."""
+    inner = Inner(USED)
+    caller, records = await next_life(await named_call(), inner, EndpointClass.REATTACH)
+
+    await caller.call(a_call())
+
+    (sent,) = inner.calls
+    assert (sent.call_id, sent.account, sent.request.begun_as) == ("r/t1/task/1", "one", "resp_1")
+    assert [type(command) for command in records.commands] == [Expire, Settle]
+
+
+@pytest.mark.parametrize(
+    ("on_unknown", "kind", "calls"),
+    [
+        ("retry", UpstreamKind.OVERLOADED, ["r/t1/task/1", "r/t1/task/1/life2"]),
+        ("hold", UpstreamKind.OVERLOADED, ["r/t1/task/1"]),
+        ("retry", UpstreamKind.REFUSED, ["r/t1/task/1"]),
+    ],
+)
+async def test_a_call_whose_answer_is_gone_is_bought_again_where_that_may_be(
+    on_unknown: OnUnknown, kind: UpstreamKind, calls: list[str]
+) -> None:
+    """What was held for the first stays unknown; what is refused once is refused again."""
+    inner = Inner(NoAnswerError("gone", kind=kind, account="one", billed=None), USED)
+    caller, records = await next_life(await named_call(), inner, EndpointClass.REATTACH, on_unknown)
+    if len(calls) == 1:
+        with pytest.raises(NoAnswerError):
+            await caller.call(a_call())
+    else:
+        await caller.call(a_call())
+
+    assert [call.call_id for call in inner.calls] == calls
+    assert ("r/t1/task/1", CallState.UNKNOWN) in records.states
+    assert not any(isinstance(command, Settle) and command.hold_id == "r/t1/task/1" for command in records.commands)
 
 
 async def test_a_call_sent_again_and_again_under_its_key_is_given_up_too() -> None:

@@ -1,0 +1,87 @@
+"""One call that its provider makes without us: begun, its name written down, attended until its answer is there.
+
+Used by the account actor for the calls of runs at ``reattach`` endpoints. Keeps no journal: it is handed the deed that
+writes the name down. What is begun is billed whether somebody listens or not, so what nobody wants any more is stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from app.domain.chat import ChatRequest, ChatResult
+from app.domain.errors import ConflictError, GatewayError, UpstreamError, UpstreamKind
+from app.providers.base import BackgroundAdapter
+
+_log = logging.getLogger(__name__)
+
+
+class BackgroundCall:
+    """One call, in one life.
+
+    Args:
+        adapter: The account's.
+        request: What to ask; ``begun_as`` where an earlier life began it.
+        note: Writes the call's name at the provider down; raises ConflictError where the call is not wanted any more.
+        is_wanted: Whether somebody will fetch the answer although this life does not; asked when it is cut short.
+
+    Not thread-safe: one event loop.
+    """
+
+    def __init__(
+        self,
+        adapter: BackgroundAdapter,
+        request: ChatRequest,
+        *,
+        note: Callable[[str], Awaitable[None]],
+        is_wanted: Callable[[], bool],
+    ) -> None:
+        self._adapter = adapter
+        self._request = request
+        self._note = note
+        self._is_wanted = is_wanted
+
+    async def answer(self, timeout_s: float) -> ChatResult:
+        """Return the answer within ``timeout_s`` seconds; errors as ``base.BackgroundAdapter``."""
+        until_s = time.monotonic() + timeout_s
+        name = self._request.begun_as
+        if name is None:
+            name = await self._begun(timeout_s)
+        try:
+            return await self._adapter.attend(self._request, name, timeout_s=max(0.001, until_s - time.monotonic()))
+        except UpstreamError as error:
+            if error.kind is UpstreamKind.TIMEOUT:
+                await self._adapter.abandon(name)
+            raise
+        except asyncio.CancelledError:
+            await self._leave(name)
+            raise
+
+    async def _begun(self, timeout_s: float) -> str:
+        """Begin the call and write its name down, to the end: one that is begun and has no name cannot be stopped."""
+        beginning = asyncio.ensure_future(self._begin(timeout_s))
+        try:
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            with contextlib.suppress(GatewayError):
+                await self._leave(await beginning)
+            raise
+
+    async def _begin(self, timeout_s: float) -> str:
+        name = await self._adapter.begin(self._request, timeout_s=timeout_s)
+        try:
+            await self._note(name)
+        except ConflictError:
+            await self._adapter.abandon(name)
+            raise
+        except GatewayError as error:
+            # It is bought already; only a crash of ours could lose its answer now.
+            _log.warning("the name of a call was not written down: %s", error.message)
+        return name
+
+    async def _leave(self, name: str) -> None:
+        if not self._is_wanted():
+            await self._adapter.abandon(name)
