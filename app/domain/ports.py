@@ -12,6 +12,7 @@ from app.domain.books.figures import BudgetFigures
 from app.domain.books.usage import UsageQuery, UsageRow
 from app.domain.calls import Admission, CallAnswer, CallOrder, Collected, ModelCall
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult
+from app.domain.events.batches import BatchKept, EventBatch, EventTerms
 from app.domain.events.delivery import Delivery
 from app.domain.events.spooled import Backlog, DeadLetter, SpooledEvent
 from app.domain.gateway import EmbeddingRequest, EmbeddingResult
@@ -142,6 +143,27 @@ class UsageBooks(Protocol):
 
     async def entries_after(self, cursor: str | None, *, wait_s: float) -> LiveUsage:
         """Return entries booked after ``cursor``, waiting up to ``wait_s`` seconds for the first; None: from now on."""
+
+
+class Tells(Protocol):
+    """Tells what happens; implemented by ``services/events/emitter``."""
+
+    def emit(self, event_type: str, /, *, at_ns: int | None = None, **values: object) -> None:
+        """Tell an event of a type of ``events.schema``; neither blocks nor fails."""
+
+
+class EventKeeper(Protocol):
+    """The node's spool as processes see it; implemented by ``actors/event_handles``."""
+
+    async def keep(self, batch: EventBatch) -> BatchKept:
+        """Keep events and return once they are on disk; the same again is the same.
+
+        Raises:
+            InternalError: nothing was kept.
+        """
+
+    async def terms(self) -> EventTerms:
+        """Return how events are to be told; errors as above."""
 
 
 class EventSource(Protocol):

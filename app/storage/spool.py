@@ -20,7 +20,7 @@ from app.domain.errors import InternalError
 from app.domain.events.record import NS_PER_S, EventRecord, index_date
 from app.domain.events.schema import SAMPLED, TYPE, EventClass
 from app.domain.events.spooled import Backlog, DeadLetter, SpooledEvent
-from app.storage.faults import FaultKind, kind_of
+from app.storage.faults import FaultKind, directory_error, kind_of
 from app.storage.spool_tables import ROW_BYTES, SCHEMA, State
 
 FILE_NAME = "events.sqlite"
@@ -59,6 +59,7 @@ class Spool:
         damaged: It is known to be: put it aside unseen.
 
     Raises:
+        ConfigurationError: the directory cannot be written.
         InternalError: the disk does not let us.
 
     Not thread-safe: one thread.
@@ -71,7 +72,10 @@ class Spool:
         self._file = file
         self._wall_s = wall_s
         self._dropped = 0
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise directory_error(error, file.parent) from error
         if damaged:
             self.put_aside = _put_aside(file, wall_s())
         try:
