@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from actors import telemetry, tracing
 from actors.handles import StoreHandle
 from app.domain.account_state import AccountBook, Ending
 from app.domain.accounts import AccountSpec, EndpointClass, ModelInfo
@@ -39,9 +40,13 @@ from app.domain.leases import Bundle, Exchange, Exchanged
 from app.domain.limiter_state import LimiterState, SavedLimiter
 from app.domain.load import LoadRow
 from app.domain.permit_office import PermitOffice
+from app.domain.telemetry import TelemetrySpec
+from app.domain.trace_context import TraceContext, enter, use
 from app.domain.views import AccountView, LiveCheck
 from app.providers.background import BackgroundCall
 from app.providers.base import BackgroundAdapter, ProviderAdapter
+from app.services.telemetry.provider_calls import CANCELLED, CallEnd, ProviderCall
+from app.services.telemetry.tracing import kind_of, span
 
 MAILBOX_OUTCOMES_MAX = 10_000
 """Outcomes kept for an owner that does not collect; beyond it the oldest are dropped: that owner is gone."""
@@ -99,8 +104,16 @@ class AccountHost:
         self._saver: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
 
-    async def configure(self, version: int, accounts: Sequence[AccountSpec], models: Sequence[ModelInfo]) -> None:
+    async def configure(
+        self,
+        version: int,
+        accounts: Sequence[AccountSpec],
+        models: Sequence[ModelInfo],
+        watched: TelemetrySpec | None = None,
+    ) -> None:
         """Serve these accounts from now on; calls of removed ones end on their own."""
+        if watched is not None:
+            telemetry.follow(watched, role=self._host)
         known = self._book.scopes()
         wanted = {(account.scope, model) for account in accounts for model, _limits in account.limits}
         saved = await self._saved(sorted(wanted - known))
@@ -166,14 +179,18 @@ class AccountHost:
                 await asyncio.wait_for(self._refused.wait(), wait_s)
         return self._exchanged((), (), self._rows())
 
-    async def chat(self, account: str, request: ChatRequest, timeout_s: float) -> ChatResult:
+    async def chat(
+        self, account: str, request: ChatRequest, timeout_s: float, trace: TraceContext | None = None
+    ) -> ChatResult:
         """Make a call for the holder of a permit that cannot make it itself; ``request.model`` is the upstream's."""
-        return await self._adapter(account).chat_completion(request, timeout_s=timeout_s)
+        with use(trace), span("account"):
+            return await self._adapter(account).chat_completion(request, timeout_s=timeout_s)
 
     async def chat_stream(
-        self, account: str, request: ChatRequest, timeout_s: float
+        self, account: str, request: ChatRequest, timeout_s: float, trace: TraceContext | None = None
     ) -> AsyncGenerator[ChatDelta, None]:
         """Stream the like."""
+        enter(trace)
         deltas = self._adapter(account).chat_completion_stream(request, timeout_s=timeout_s, idle_timeout_s=timeout_s)
         async with contextlib.aclosing(deltas):
             async for delta in deltas:
@@ -247,6 +264,7 @@ class AccountHost:
         await self._save(clean=True)
         for _spec, adapter in self._adapters.values():
             await adapter.aclose()
+        await asyncio.to_thread(tracing.flush)
 
     def _admit(self, order: CallOrder) -> Admission:
         if self._draining or order.account not in self._adapters:
@@ -272,22 +290,33 @@ class AccountHost:
         )
 
     async def _call(self, order: CallOrder, ticket: str, start_ns: int) -> None:
+        enter(order.trace)
         admitted_ns = time.monotonic_ns()
         sent_ns: int | None = None
+        begun: ProviderCall | None = None
         try:
-            await _sleep_until(start_ns)
+            with span("lease"):
+                await _sleep_until(start_ns)
             if not self._book.may_send(order, ticket, time.monotonic_ns()):
                 self._turn_away(order, ticket, admitted_ns)
                 return
             sent_ns = time.monotonic_ns()
-            result = await self._upstream(order)
+            provider = self._adapters[order.account][0].provider.value
+            begun = ProviderCall("chat", provider, order.account, order.model)
+            with begun:
+                result = await self._upstream(order)
         except asyncio.CancelledError:
+            if begun is not None:
+                begun.end(CallEnd(error=CANCELLED))
             ending = Ending.WITHDRAWN if sent_ns is None else Ending.CANCELLED
             self._book.end(order, ticket, ending, time.monotonic_ns())
             raise
         except GatewayError as error:
+            if begun is not None:
+                begun.end(CallEnd(error=kind_of(error)))
             self._fail(order, ticket, error, admitted_ns, sent_ns or admitted_ns)
             return
+        begun.end(CallEnd(result.usage))
         now_ns = time.monotonic_ns()
         self._book.succeed(
             order, ticket, result.usage, result.observations, now_ns, duration_s=(now_ns - sent_ns) / 1e9

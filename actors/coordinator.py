@@ -17,6 +17,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from typing import Any, TypeGuard
 
+from actors import telemetry
 from actors.clock import SystemClock
 from actors.handles import DirectoryHandle, HostHandles, StoreHandle
 from app.domain.accounts import Orchestra
@@ -29,6 +30,8 @@ from app.services.conduct import Conductor, Tools
 from app.services.dispatch import CallProgress, Dispatcher
 from app.services.prompts import Prompts
 from app.services.roster import SnapshotRoster
+from app.services.telemetry.instruments import RUN_OLDEST, RUNS_OPEN
+from app.services.telemetry.tracing import begin
 
 FIRST_EPOCH = 1
 """Of whoever accepts a run; 0 are the runs of versions that knew no owners."""
@@ -37,6 +40,7 @@ RUNS_MAX = 1_000
 TEXT_BYTES_MAX = 256 * 1024
 TIMEOUT_S_MAX = 7 * 86_400
 """As docs/http.md promises."""
+MEASURE_S = 1.0
 WATCH_WAIT_S = 10.0
 RECONNECT_S = 0.5
 KNOWN_WAIT_S = 30.0
@@ -76,7 +80,7 @@ class Coordinator:
         self._background: set[asyncio.Task[None]] = set()
         self._known = asyncio.Event()
         self._answering = asyncio.Lock()
-        for work in (self._watch_directory(), self._dispatcher.run(), self._go_on()):
+        for work in (self._watch_directory(), self._dispatcher.run(), self._go_on(), self._measure()):
             self._spawn(work)
 
     async def ping(self) -> str:
@@ -99,7 +103,11 @@ class Coordinator:
         new = RunRecord(
             run_id=f"run-{uuid.uuid4().hex[:20]}",
             status=RunStatus.ACCEPTED,
-            request=replace(request, buyers=replace(request.buyers, tenant=self._roster.orchestra().tenant)),
+            request=replace(
+                request,
+                buyers=replace(request.buyers, tenant=self._roster.orchestra().tenant),
+                trace=begin(request.trace),
+            ),
             created_s=now_s,
             updated_s=now_s,
             epoch=FIRST_EPOCH,
@@ -194,7 +202,7 @@ class Coordinator:
         fork = forked(source, task_id, more)
         now_s = self._clock.wall_s()
         buyers = replace(buyers, tenant=self._roster.orchestra().tenant)
-        request = replace(source.request, plan_only=False, idempotency_key=None, buyers=buyers)
+        request = replace(source.request, plan_only=False, idempotency_key=None, buyers=buyers, trace=begin())
         new = RunRecord(
             run_id=f"run-{uuid.uuid4().hex[:20]}",
             status=RunStatus.ACCEPTED,
@@ -298,6 +306,13 @@ class Coordinator:
         else:
             self._conduct(taken, first=False)
 
+    async def _measure(self) -> None:
+        while True:
+            began_s = [conductor.record.clock_starts_s for conductor in self._conductors.values()]
+            RUNS_OPEN.set(len(began_s))
+            RUN_OLDEST.set(max(0.0, self._clock.wall_s() - min(began_s)) if began_s else 0.0)
+            await asyncio.sleep(MEASURE_S)
+
     async def _watch_directory(self) -> None:
         version = -1
         last: Orchestra | None = None
@@ -317,6 +332,7 @@ class Coordinator:
                 await asyncio.sleep(RECONNECT_S)
                 continue
             version, last = snapshot.version, snapshot.orchestra
+            telemetry.follow(snapshot.orchestra.telemetry, role="coordinator")
             self._roster.update(snapshot.orchestra, snapshot.hosts, snapshot.load)
             self._dispatcher.wake()
             self._known.set()

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from actors import telemetry
 from app import settings
 from app.domain.accounts import AccountSpec, ModelInfo, Orchestra
 from app.domain.books.budgets import BudgetSpec
@@ -24,7 +25,9 @@ from app.domain.books.prices import PriceRow
 from app.domain.errors import ConfigurationError, GatewayError, InternalError
 from app.domain.hosting import CALLERS_HOST, Snapshot, assign_hosts
 from app.domain.load import LoadRow
+from app.domain.telemetry import TelemetrySpec
 from app.domain.views import AccountView, LiveCheck, ReloadReport
+from app.services.telemetry.accounts import measure_accounts
 
 STATUS_PERIOD_S = 1.0
 STATUS_COST_S = 0.04
@@ -45,7 +48,12 @@ class Hosts(Protocol):
     """What the directory needs of the account actors; ``handles.HostHandles`` provides it."""
 
     async def configure(
-        self, host: str, version: int, accounts: Sequence[AccountSpec], models: Sequence[ModelInfo]
+        self,
+        host: str,
+        version: int,
+        accounts: Sequence[AccountSpec],
+        models: Sequence[ModelInfo],
+        telemetry: TelemetrySpec,
     ) -> None: ...
     async def status(self, host: str) -> tuple[str, int, Sequence[LoadRow]]: ...
     async def views(self, host: str) -> Sequence[AccountView]: ...
@@ -225,6 +233,10 @@ class Directory:
     def _account_hosts(self) -> list[_Host]:
         return [host for host in self._hosts.values() if host.name != CALLERS_HOST]
 
+    def _unfit(self) -> list[str]:
+        """Return the accounts whose actors do not answer, or have not started yet."""
+        return [account.name for host in self._account_hosts() if host.problem for account in host.accounts]
+
     def _snapshot(self) -> Snapshot:
         serving = [host for host in self._hosts.values() if not host.problem]
         return Snapshot(
@@ -243,6 +255,7 @@ class Directory:
         async with self._reconciling:
             orchestra = self._orchestra
             assert orchestra is not None
+            telemetry.follow(orchestra.telemetry, role="directory")
             await self._tell_books(orchestra)
             wanted = assign_hosts(orchestra, {name: host.accounts for name, host in self._hosts.items()})
             gone = [host for name, host in self._hosts.items() if name not in wanted]
@@ -288,7 +301,7 @@ class Directory:
     async def _configure(self, host: _Host, orchestra: Orchestra) -> None:
         wanted = {model for account in host.accounts for model, _upstream in account.models}
         models = tuple(model for model in orchestra.models if model.name in wanted)
-        await self._clients.configure(host.name, orchestra.version, host.accounts, models)
+        await self._clients.configure(host.name, orchestra.version, host.accounts, models, orchestra.telemetry)
         incarnation, _configured, rows = await self._clients.status(host.name)
         host.configured, host.incarnation, host.rows, host.problem = orchestra.version, incarnation, tuple(rows), ""
 
@@ -310,6 +323,7 @@ class Directory:
     async def _look_after_hosts(self) -> None:
         while True:
             await asyncio.gather(*(self._look_at(host) for host in list(self._hosts.values())))
+            measure_accounts([row for host in self._account_hosts() for row in host.rows], self._unfit())
             self._announce()
             self._look_now.clear()
             period_s = max(STATUS_PERIOD_S, len(self._hosts) * STATUS_COST_S)

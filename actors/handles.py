@@ -31,6 +31,8 @@ from app.domain.live_usage import LiveUsage
 from app.domain.load import LoadRow
 from app.domain.plan import Plan
 from app.domain.run import CallRecord, RunEvent, RunRecord, RunRequest, TaskRecord
+from app.domain.telemetry import TelemetrySpec
+from app.domain.trace_context import TraceContext
 from app.domain.views import AccountView, LiveCheck, ReloadReport
 from app.domain.without_secrets import without_secrets
 
@@ -337,16 +339,19 @@ class HostHandles:
         answer = await self._host(host).ask("watch", epoch, wait_s, timeout_s=wait_s + CONTROL_TIMEOUT_S)
         return cast("Exchanged", answer)
 
-    async def chat(self, host: str, account: str, request: ChatRequest, timeout_s: float) -> ChatResult:
-        answer = await self._host(host).ask("chat", account, request, timeout_s, timeout_s=timeout_s + SUBMIT_TIMEOUT_S)
+    async def chat(
+        self, host: str, account: str, request: ChatRequest, timeout_s: float, trace: TraceContext | None = None
+    ) -> ChatResult:
+        patience_s = timeout_s + SUBMIT_TIMEOUT_S
+        answer = await self._host(host).ask("chat", account, request, timeout_s, trace, timeout_s=patience_s)
         return cast("ChatResult", answer)
 
     async def chat_stream(
-        self, host: str, account: str, request: ChatRequest, timeout_s: float
+        self, host: str, account: str, request: ChatRequest, timeout_s: float, trace: TraceContext | None = None
     ) -> AsyncGenerator[ChatDelta, None]:
         """Stream an answer out of the account's actor; closing the generator stops it there."""
         actor = await self._host(host).found()
-        references = actor.chat_stream.remote(account, request, timeout_s)
+        references = actor.chat_stream.remote(account, request, timeout_s, trace)
         try:
             async for reference in references:
                 yield cast("ChatDelta", await reference)
@@ -359,9 +364,14 @@ class HostHandles:
         await self._host(host).ask("cancel", owner, list(call_ids), timeout_s=SUBMIT_TIMEOUT_S)
 
     async def configure(
-        self, host: str, version: int, accounts: Sequence[AccountSpec], models: Sequence[ModelInfo]
+        self,
+        host: str,
+        version: int,
+        accounts: Sequence[AccountSpec],
+        models: Sequence[ModelInfo],
+        telemetry: TelemetrySpec,
     ) -> None:
-        await self._host(host).ask("configure", version, list(accounts), list(models))
+        await self._host(host).ask("configure", version, list(accounts), list(models), telemetry)
 
     async def status(self, host: str) -> tuple[str, int, Sequence[LoadRow]]:
         """Return (incarnation, configured version, load rows) of a host."""

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any
 
+from actors import telemetry, tracing
 from actors.clock import SystemClock
 from actors.handles import DirectoryHandle, HostHandles, StoreHandle
 from actors.repeat_keys import RepeatHandle
@@ -23,6 +24,7 @@ from app.domain.errors import CapacityError, GatewayError, RequestError, Upstrea
 from app.domain.gateway import EmbeddingRequest, EmbeddingResult
 from app.domain.ports import Upstream
 from app.domain.retries import RetryBudget
+from app.domain.trace_context import current
 from app.providers.departures import goes_on
 from app.providers.http_adapter import HttpAdapter
 from app.providers.registry import create
@@ -112,13 +114,15 @@ class ActorUpstream:
 
     async def chat_completion(self, request: ChatRequest, *, timeout_s: float) -> ChatResult:
         """See ``ports.Upstream``."""
-        return await self._hosts.chat(self._host(), self._account, request, timeout_s)
+        return await self._hosts.chat(self._host(), self._account, request, timeout_s, current())
 
     async def chat_completion_stream(
         self, request: ChatRequest, *, timeout_s: float, idle_timeout_s: float
     ) -> AsyncGenerator[ChatDelta, None]:
         """See ``ports.Upstream``."""
-        async with aclosing(self._hosts.chat_stream(self._host(), self._account, request, timeout_s)) as deltas:
+        async with aclosing(
+            self._hosts.chat_stream(self._host(), self._account, request, timeout_s, current())
+        ) as deltas:
             async for delta in deltas:
                 yield delta
 
@@ -185,6 +189,7 @@ class GatewayLease:
                     await self._gateway.aclose()
                 closing = (each.aclose() for each in (self._desk, self._gate, self._keeper) if each is not None)
                 await asyncio.gather(*closing, return_exceptions=True)
+                await asyncio.to_thread(tracing.flush)
 
     async def _watch_directory(self) -> None:
         version = -1
@@ -200,6 +205,7 @@ class GatewayLease:
             if snapshot.orchestra is None:
                 await asyncio.sleep(RECONNECT_S)
                 continue
+            telemetry.follow(snapshot.orchestra.telemetry, role="gateway")
             await self._upstreams.update(snapshot.orchestra)
             self._roster.update(snapshot.orchestra, snapshot.hosts, snapshot.load)
             if self._gateway is None:

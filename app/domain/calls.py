@@ -11,6 +11,7 @@ from typing import Literal
 from app.domain.chat import ChatRequest, ChatResult, Usage
 from app.domain.errors import GatewayError
 from app.domain.load import LoadRow
+from app.domain.trace_context import TraceContext
 
 Purpose = Literal["clarify", "plan", "transcribe", "repair", "task", "judge", "merge", "evaluate", "check"]
 
@@ -58,6 +59,8 @@ class CallOrder:
     timeout_s: float
     horizon_s: float = 0.5
     """Admit only if the call may start within this; else refuse with fresh state (late binding)."""
+    trace: TraceContext | None = None
+    """What the call belongs under."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

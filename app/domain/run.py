@@ -12,6 +12,7 @@ from typing import Literal, cast
 from app.domain.books.budgets import Owners
 from app.domain.chat import NO_USAGE, Json, Usage
 from app.domain.plan import Plan, ProducedBy, Question, TaskEvaluation
+from app.domain.trace_context import TraceContext
 
 
 class RunStatus(StrEnum):
@@ -69,6 +70,8 @@ class RunRequest:
     """Most that the run may cost, as decimal text; None: no ceiling of its own."""
     buyers: Owners = field(default_factory=Owners)
     """On whose behalf it is; kept apart from what is asked, so that it makes no other request of it."""
+    trace: TraceContext | None = None
+    """The trace that it is part of, in all its lives; kept apart as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

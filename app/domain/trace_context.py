@@ -70,6 +70,12 @@ def current() -> TraceContext | None:
     return _current.get()
 
 
+def trace_id() -> str:
+    """Return the trace of what is being done; empty outside any."""
+    context = _current.get()
+    return context.trace_id if context is not None else ""
+
+
 def enter(context: TraceContext | None) -> None:
     """Make this the context of the running task, for good: for tasks that serve one request from start to end."""
     _current.set(context)

@@ -19,6 +19,7 @@ from app.domain.errors import GatewayError
 from app.domain.gateway import ANONYMOUS, Caller
 from app.domain.ports import Desk
 from app.domain.run import RunRecord, RunRequest, RunStatus
+from app.domain.trace_context import current
 from app.http.body import JsonRoute
 from app.http.documented import BODY, refusals
 from app.http.errors import RUN_ID_HEADER, HttpProblem, body_of, unexpected_body
@@ -277,6 +278,7 @@ async def _start(request: Request, body: ProjectRequest, key: str | None) -> Run
             idempotency_key=key,
             budget_usd=None if body.budget_usd is None else format(body.budget_usd.normalize(), "f"),
             buyers=_buyers(request),
+            trace=current(),
         )
     )
     request.state.run_id = record.run_id

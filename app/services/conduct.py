@@ -18,6 +18,7 @@ from app.domain.calls import CallAnswer, ModelCall
 from app.domain.chat import Json, Usage
 from app.domain.errors import CancelledError, DeadlineError, GatewayError, UpstreamError
 from app.domain.merging import concatenated
+from app.domain.metric_names import Attribute
 from app.domain.plan import Plan, ProducedBy, TaskEvaluation
 from app.domain.ports import Clock, Journal, ModelCaller
 from app.domain.run import (
@@ -30,6 +31,7 @@ from app.domain.run import (
     TaskRecord,
     TaskState,
 )
+from app.domain.trace_context import enter
 from app.services.clarify import Clarifier
 from app.services.context import RUN_TIMEOUT_S, RunContext
 from app.services.dispatch import CallProgress
@@ -45,6 +47,8 @@ from app.services.run_journal import RunJournal
 from app.services.run_log import RunLog
 from app.services.run_report import Seen, questions_json, result_document
 from app.services.task_flow import Played, TaskFlow
+from app.services.telemetry.instruments import RUN_DURATION, RUNS
+from app.services.telemetry.tracing import begin, span
 from app.services.work import Worker
 
 _log = logging.getLogger(__name__)
@@ -148,8 +152,12 @@ class Conductor:
         conducts the run it stops, writes nothing, and returns what it knew.
         """
         self._conducting = asyncio.current_task()
+        enter(begin(self.record.request.trace))
         try:
-            await self._conduct()
+            with span("run") as told:
+                told.set(Attribute.RUN, self.record.run_id)
+                await self._conduct()
+                told.set("tutti.run.status", self.record.status.value)
         except CancelledError:
             if not self._journal.lost:
                 raise
@@ -322,7 +330,8 @@ class Conductor:
         started_s = self.now_s()
         self.emit("stage.started", stage=name)
         try:
-            done = await work()
+            with span(name):
+                done = await work()
         except GatewayError as error:
             self.emit("stage.finished", stage=name, seconds=round(self.now_s() - started_s, 3), error=error.message)
             raise
@@ -360,6 +369,8 @@ class Conductor:
         self._set(status=status, document=document.to_json())
         schedule = document.schedule
         if status.ended:
+            RUNS.add(1, status.value)
+            RUN_DURATION.observe(self.now_s(), status.value)
             self.emit(
                 "run.finished",
                 status=status.value,

@@ -23,7 +23,9 @@ from app.domain.estimate import estimate_tokens
 from app.domain.load import why_late
 from app.domain.placement import NEVER_S, Choice, ReadyCall, Wait, place
 from app.domain.ports import AccountHosts, Clock
+from app.domain.trace_context import TraceContext, current
 from app.services.roster import SnapshotRoster
+from app.services.telemetry.instruments import QUEUE_WAIT
 
 HORIZON_S = 0.5
 """Bind a call to an account only if it starts this soon; 0.1 to 2 s made no difference in simulation."""
@@ -66,6 +68,7 @@ class _Waiting:
     answer: asyncio.Future[CallAnswer]
     queued_ns: int
     ready: ReadyCall
+    trace: TraceContext | None = None
     host: str = ""
     account: str = ""
     started_ns: int = 0
@@ -133,6 +136,7 @@ class Dispatcher:
             call=call,
             answer=asyncio.get_running_loop().create_future(),
             queued_ns=self._clock.monotonic_ns(),
+            trace=current(),
             ready=ReadyCall(
                 call_id=call.call_id,
                 models=call.models,
@@ -216,6 +220,7 @@ class Dispatcher:
             output_tokens_max=item.ready.output_tokens_max,
             timeout_s=timeout_s,
             horizon_s=HORIZON_S,
+            trace=item.trace,
         )
 
     async def _submit(self, name: str, batch: Sequence[tuple[_Waiting, CallOrder]]) -> None:
@@ -246,6 +251,7 @@ class Dispatcher:
         now_ns = self._clock.monotonic_ns()
         item.incarnation = admission.incarnation
         item.started_ns = now_ns + int(admission.start_in_s * 1e9)
+        QUEUE_WAIT.observe((item.started_ns - item.queued_ns) / 1e9, "account")
         self._on_progress(
             CallProgress(
                 call=item.call,

@@ -23,7 +23,9 @@ from app.domain.errors import CapacityError, GatewayError, RequestError, Upstrea
 from app.domain.estimate import estimate_tokens
 from app.domain.ports import Clock
 from app.domain.run import CallRecord, CallState
+from app.domain.trace_context import trace_id
 from app.services.pricing import INPUT_MARGIN, PriceList, saved_nano, without_answer
+from app.services.telemetry.accounts import measure_spend
 
 GRACE_S = 120.0
 """A hold outlives its call's deadline by so much: then its conductor is taken for dead."""
@@ -150,6 +152,7 @@ class RunBooks:
         return Expire(at_s=self.clock.wall_s(), holder=self.holder)
 
     def _end(self, record: CallRecord, entry: UsageEntry) -> Ended:
+        measure_spend(entry)
         # What a row says was used and paid is what was booked for it.
         ended = replace(
             record,
@@ -170,6 +173,7 @@ class RunBooks:
             task_type=task_type,
             ending=ending,
             usage=usage,
+            trace_id=trace_id(),
         )
 
     def _dearest(self, call: ModelCall, account: str) -> tuple[Seller | None, Usage, int | None]:

@@ -33,6 +33,7 @@ from app.domain.errors import (
     UpstreamError,
 )
 from app.domain.estimate import estimate_tokens
+from app.domain.metric_names import Attribute
 from app.domain.ports import Clock, ModelCaller
 from app.domain.recovery import (
     LOST_MAX,
@@ -48,6 +49,7 @@ from app.domain.retries import FREE_REFUSALS
 from app.domain.run import CallRecord, CallState
 from app.services.dispatch import StoppedUnsentError
 from app.services.run_books import Ended, RunBooks
+from app.services.telemetry.tracing import span
 
 LOST = "its conductor died while it was on its way"
 """Stands as the error of such a call."""
@@ -302,7 +304,10 @@ class RunCaller:
 
     async def _sent(self, record: CallRecord, call: ModelCall) -> CallAnswer:
         try:
-            answer = await self._inner.call(call)
+            with span(f"call {call.purpose}") as told:
+                told.set(Attribute.PURPOSE, call.purpose)
+                told.set(Attribute.TASK, call.task_id)
+                answer = await self._inner.call(call)
         except GatewayError as error:
             await self._finish(self._books.failed(record, call, error))
             raise
@@ -319,7 +324,8 @@ class RunCaller:
     async def _finish(self, ended: Ended) -> None:
         self._keep(ended.record)
         passes(CrashPoint.BEFORE_SETTLE)
-        await self._write(ended.record, ended.commands)
+        with span("settle"):
+            await self._write(ended.record, ended.commands)
         passes(CrashPoint.SETTLED)
 
     async def _write(self, record: CallRecord, commands: Sequence[Command]) -> None:

@@ -15,10 +15,13 @@ from typing import Any, Protocol
 from app.domain.calls import CallAnswer
 from app.domain.chat import Json, Usage
 from app.domain.errors import GatewayError
+from app.domain.metric_names import Attribute
 from app.domain.plan import Judgement, Plan, PlannedTask, ProducedBy
 from app.domain.run import TaskRecord, TaskState
 from app.services.context import RunContext
 from app.services.judge import Judge
+from app.services.telemetry.instruments import JUDGEMENTS, RUN_TASKS
+from app.services.telemetry.tracing import span
 from app.services.work import Worker
 
 
@@ -130,7 +133,9 @@ class TaskFlow:
 
     async def _perform(self, task: PlannedTask) -> str:
         try:
-            await self._attempts(task)
+            with span("task") as told:
+                told.set(Attribute.TASK, task.id)
+                await self._attempts(task)
         except asyncio.CancelledError:
             self._update(task, state=TaskState.CANCELLED, finished_s=self._book.now_s())
             raise
@@ -149,7 +154,9 @@ class TaskFlow:
             worked = await self._worker.work(self._context, task, inputs, attempt, feedback)
             answer = worked.answers[-1]
             self._note_output(task, attempt, worked.artifact, worked.produced_by, answer)
-            judged = await self._judge.judge(self._context, task, worked.artifact, inputs, attempt)
+            with span("judge"):
+                judged = await self._judge.judge(self._context, task, worked.artifact, inputs, attempt)
+            JUDGEMENTS.add(1, "passed" if judged.judgement.passed else "failed")
             self.played[task.id].judgement = judged.judgement
             self._book.add_notes(task.id, (*worked.notes, *judged.notes))
             self._book.emit(
@@ -209,6 +216,7 @@ class TaskFlow:
         usage, cost_usd = self._book.spent(task.id)
         self._update(task, state=state, error=error, usage=usage, cost_usd=cost_usd, finished_s=self._book.now_s())
         record = self.played[task.id].record
+        RUN_TASKS.add(1, state.value, record.produced_by)
         self._book.emit(
             "task.finished",
             task.id,

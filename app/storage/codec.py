@@ -6,6 +6,7 @@ Reading validates: a row written by an older version either still fits or fails 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from typing import TypeVar
 
 import orjson
@@ -36,16 +37,23 @@ def dump(adapter: TypeAdapter[Value], value: Value) -> str:
 
 
 def dump_request(request: RunRequest) -> str:
-    """Return a run's request as JSON text.
+    """Return what a run's request asks for as JSON text.
 
-    Who asks has a column of its own. What is left out is as if it had never been known, so that a key of an older
-    version still names the same request.
+    Who asks has a column of its own, and its trace is not asked for. What is left out is as if it had never been known,
+    so that a key of an older version still names the same request.
     """
-    values = REQUEST.dump_python(request, mode="json", exclude={"buyers"})
+    values = REQUEST.dump_python(request, mode="json", exclude={"buyers", "trace"})
     for name in ADDED_LATER:
         if values[name] is None:
             del values[name]
     return orjson.dumps(values).decode()
+
+
+def with_trace(asked: str, request: RunRequest) -> str:
+    """Return ``asked``, as ``dump_request`` made it, with the trace that the request is part of."""
+    if request.trace is None:
+        return asked
+    return orjson.dumps({**orjson.loads(asked), "trace": asdict(request.trace)}).decode()
 
 
 def load(adapter: TypeAdapter[Value], text: str) -> Value:

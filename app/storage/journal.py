@@ -6,11 +6,11 @@ connection of their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from sqlalchemy import Connection, Row, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import BindParameter, Connection, Row, and_, bindparam, func, insert, or_, select, update
 
 from app.domain.books.budgets import EVERYONE, BudgetSpec, OwnerKind, Owners, Window, owner_word
 from app.domain.books.money import nano_from_usd
@@ -32,7 +32,13 @@ _PUT_LIMITER = replacing(tables.limiter_state)
 _PUT_PLAN = ignoring(tables.plan)
 _PUT_BLOB = ignoring(tables.blob)
 _PUT_EVENTS = insert(tables.event)
-_EPOCH = select(tables.run.c.owner_epoch).where(tables.run.c.id == bindparam("of_run")).with_for_update()
+_RUNS: BindParameter[list[str]] = bindparam("runs", expanding=True)
+_EPOCHS = (
+    select(tables.run.c.id, tables.run.c.owner_epoch)
+    .where(tables.run.c.id.in_(_RUNS))
+    .order_by(tables.run.c.id)
+    .with_for_update()
+)
 _LAST_SEQ = select(func.max(tables.event.c.seq)).where(tables.event.c.run_id == bindparam("of_run"))
 
 REMEDY_NO_RUN = "list the runs with `tutti projects list` or GET /v1/projects"
@@ -69,7 +75,7 @@ def create_run(connection: Connection, record: RunRecord) -> RunRecord:
         insert(tables.run).values(
             id=record.run_id,
             status=record.status.value,
-            request=request,
+            request=codec.with_trace(request, record.request),
             request_sha=sha,
             idempotency_key=key,
             created_s=record.created_s,
@@ -116,12 +122,26 @@ def take_run(connection: Connection, run_id: str, epoch: int, owner: str) -> Run
 
 def require_epoch(connection: Connection, run_ids: Iterable[str], epoch: int) -> None:
     """Refuse to go on where one of these runs has another conductor by now; raises ConflictError, NotFoundError."""
-    for run_id in sorted(set(run_ids)):
-        found = connection.execute(_EPOCH, {"of_run": run_id}).scalar()
-        if found is None:
-            raise _no_run(run_id)
-        if found != epoch:
-            raise _taken(run_id)
+    wanted = set(run_ids)
+    epochs = find_epochs(connection, wanted)
+    for run_id in sorted(wanted):
+        error = lost(run_id, epoch, epochs)
+        if error is not None:
+            raise error
+
+
+def find_epochs(connection: Connection, run_ids: Iterable[str]) -> dict[str, int]:
+    """Return the epochs of these runs, which nobody can take until this transaction ends."""
+    wanted = set(run_ids)
+    rows = connection.execute(_EPOCHS, {"runs": sorted(wanted)}) if wanted else ()
+    return {row.id: row.owner_epoch for row in rows}
+
+
+def lost(run_id: str, epoch: int, epochs: Mapping[str, int]) -> ConflictError | NotFoundError | None:
+    """Return why the conductor of ``epoch`` may not write of the run any more; None where it may."""
+    if run_id not in epochs:
+        return _no_run(run_id)
+    return None if epochs[run_id] == epoch else _taken(run_id)
 
 
 def update_run(connection: Connection, record: RunRecord) -> None:
@@ -217,30 +237,13 @@ def record_task(connection: Connection, run_id: str, task: TaskRecord) -> None:
     connection.execute(_PUT_TASK.on(connection), values)
 
 
-def record_call(connection: Connection, call: CallRecord) -> None:
-    """Insert or replace the row of one provider call; what was answered becomes a blob first."""
-    values = {
-        "key": call.key,
-        "run_id": call.run_id,
-        "task_id": call.task_id,
-        "purpose": call.purpose,
-        "attempt": call.attempt,
-        "state": call.state.value,
-        "models": codec.dump(codec.STRINGS, call.models),
-        "account": call.account,
-        "model": call.model,
-        "request_sha": call.request_sha,
-        "provider_id": call.provider_id,
-        "usage": None if call.usage is None else codec.dump(codec.USAGE, call.usage),
-        "cost_usd": call.cost_usd,
-        "answer_sha": None if call.answer is None else put_blob(connection, call.answer.encode()),
-        "created_s": call.created_s,
-        "sent_s": call.sent_s,
-        "settled_s": call.settled_s,
-        "tries": call.tries,
-        "error": call.error,
-    }
-    connection.execute(_PUT_CALL.on(connection), values)
+def record_calls(connection: Connection, calls: Sequence[CallRecord]) -> None:
+    """Insert or replace the rows of provider calls; what was answered becomes blobs first."""
+    answers = [call.answer.encode() for call in calls if call.answer is not None]
+    if answers:
+        connection.execute(_PUT_BLOB.on(connection), [{"sha256": codec.sha256(one), "bytes": one} for one in answers])
+    if calls:
+        connection.execute(_PUT_CALL.on(connection), [_call_values(call) for call in calls])
 
 
 def calls_of(connection: Connection, run_id: str) -> list[CallRecord]:
@@ -348,6 +351,30 @@ def find_limiter_state(connection: Connection, scope: str, model: str) -> tuple[
         )
     ).first()
     return None if row is None else (row.state, bool(row.clean))
+
+
+def _call_values(call: CallRecord) -> dict[str, object]:
+    return {
+        "key": call.key,
+        "run_id": call.run_id,
+        "task_id": call.task_id,
+        "purpose": call.purpose,
+        "attempt": call.attempt,
+        "state": call.state.value,
+        "models": codec.dump(codec.STRINGS, call.models),
+        "account": call.account,
+        "model": call.model,
+        "request_sha": call.request_sha,
+        "provider_id": call.provider_id,
+        "usage": None if call.usage is None else codec.dump(codec.USAGE, call.usage),
+        "cost_usd": call.cost_usd,
+        "answer_sha": None if call.answer is None else codec.sha256(call.answer.encode()),
+        "created_s": call.created_s,
+        "sent_s": call.sent_s,
+        "settled_s": call.settled_s,
+        "tries": call.tries,
+        "error": call.error,
+    }
 
 
 def _no_run(run_id: str) -> NotFoundError:

@@ -37,7 +37,7 @@ from app.domain.response_cache import ResponseCache, replay
 from app.domain.route_explanation import explain
 from app.domain.routed import Needs
 from app.domain.routing import RoutingTable
-from app.domain.trace_context import current
+from app.domain.trace_context import trace_id
 from app.services.gateway.attempts import Attempts, Bid, Won
 from app.services.gateway.caller_gate import Admitted, CallerGate
 from app.services.gateway.classify import Classifier
@@ -338,12 +338,11 @@ class Gateway:
     def _billing(self, call: ClientCall | EmbeddingCall, wish: RoutingWish) -> Billing:
         caller = call.caller
         owners = Owners(tenant=self._roster.orchestra().tenant, team=caller.team, user=call.user or "", key=caller.name)
-        trace = current()
         return Billing(
             owners=owners,
             request_id=call.request_id,
             task_type=wish.task_type or "",
-            trace_id=trace.trace_id if trace is not None else "",
+            trace_id=trace_id(),
         )
 
     def _billable(self, request: ChatRequest, candidates: Sequence[Candidate]) -> int:

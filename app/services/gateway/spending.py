@@ -24,6 +24,7 @@ from app.services.gateway.permits import Permit
 from app.services.gateway.purses import Ceiling, Ticket
 from app.services.pricing import INPUT_MARGIN, PriceList, saved_nano, without_answer
 from app.services.roster import SnapshotRoster
+from app.services.telemetry.accounts import measure_spend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +109,8 @@ class Spending:
         if found is None:
             return
         entry = None if report.ending == "withdrawn" else self._entry(found, permit, report)
+        if entry is not None:
+            measure_spend(entry)
         self._keeper.close(found.ticket, entry, found.held_for)
 
     def cached(self, billing: Billing, model: str, usage: Usage) -> None:

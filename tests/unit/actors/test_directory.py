@@ -17,6 +17,7 @@ from app.domain.books.budgets import BudgetSpec
 from app.domain.books.prices import PriceRow
 from app.domain.errors import ConfigurationError, GatewayError, InternalError
 from app.domain.load import LoadRow
+from app.domain.telemetry import TelemetrySpec
 from app.domain.views import AccountView, LiveCheck
 
 
@@ -57,7 +58,12 @@ class World:
         self.living.pop(host, None)
 
     async def configure(
-        self, host: str, version: int, accounts: Sequence[AccountSpec], models: Sequence[ModelInfo]
+        self,
+        host: str,
+        version: int,
+        accounts: Sequence[AccountSpec],
+        models: Sequence[ModelInfo],
+        telemetry: TelemetrySpec,
     ) -> None:
         self._check(host)
         self.configured[host] = [account.name for account in accounts]
