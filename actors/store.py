@@ -18,7 +18,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,12 @@ from typing import Any
 from sqlalchemy import Connection
 
 from actors.alerts import Alerts
+from actors.call_writes import CallWrites, said_at
 from actors.repeat_rows import RepeatRows
 from app.domain.books.budgets import BudgetSpec
-from app.domain.books.entries import Answer, Command, Expire, Hold, Settle
+from app.domain.books.entries import Answer, Command, Expire, Settle
 from app.domain.books.figures import BudgetFigures, Difference, ExportRow, ReconcileLine
 from app.domain.books.prices import PriceRow
-from app.domain.books.refusals import exhausted
 from app.domain.books.usage import UsageQuery, UsageRow
 from app.domain.chat import Json
 from app.domain.crash_points import CrashPoint, passes
@@ -43,6 +43,7 @@ from app.domain.repeats import Claim
 from app.domain.run import CallRecord, RunEvent, RunRecord, TaskRecord
 from app.storage import books_checks, budgets, call_places, journal, ledger, migrating, repeats, usage_queries
 from app.storage.books_reads import as_of_one_moment, as_of_one_moment_at_length, has_overdue
+from app.storage.call_rows import CallWrite
 from app.storage.opened import Opened, open_store
 from app.storage.place import Place
 from app.storage.run_export import export_run
@@ -84,6 +85,7 @@ class Store:
         self._expiring: asyncio.Task[None] | None = None
         self._repeats = RepeatRows(self._write_alone, wall_s)
         self._alerts = Alerts()
+        self._calls = CallWrites(self._write_alone, self._tell_booked, wall_s)
 
     async def ping(self) -> str:
         """Return "ok" once a commit went through."""
@@ -127,20 +129,9 @@ class Store:
             ConflictError: the epoch is over.
             QuotaError: a budget has no room for a hold.
         """
-        now_s = self._wall_s()
-        timed = [_at(command, now_s) for command in commands]
-
-        def write(connection: Connection) -> list[Answer]:
-            journal.require_epoch(connection, (call.run_id for call in calls), epoch)
-            answers = ledger.apply(connection, timed)
-            for answer in answers:
-                if answer.refusal is not None:
-                    raise exhausted(answer.refusal)
-            for call in calls:
-                journal.record_call(connection, call)
-            return answers
-
-        self._tell_booked(commands, await self._write(write, ()))
+        (failure,) = await self._calls.record([CallWrite(calls, commands, epoch)])
+        if failure is not None:
+            raise failure
 
     async def place_call(self, key: str, account: str, model: str, provider_id: str | None = None) -> None:
         """Note where a call is about to be sent, or its name there; raises ConflictError where it is not to be sent."""
@@ -155,17 +146,23 @@ class Store:
     async def write_batch(self, commands: Sequence[tuple[str, tuple[Any, ...]]]) -> list[GatewayError | None]:
         """Do several writes that came in one call; each stands for itself, and its error is its own answer.
 
-        The writes of one run are in order: they go to the writer in the order given.
+        The writes of one run are in order: they go to the writer in the order given. Calls' rows go first and together;
+        whoever writes what follows from one has waited for it.
         """
         for method, _arguments in commands:
             assert method in BATCHED, f"{method} is no write"
+        calls = [CallWrite(*arguments) for method, arguments in commands if method == "record_calls"]
+        others = [(method, arguments) for method, arguments in commands if method != "record_calls"]
+        recording = asyncio.create_task(self._calls.record(calls))
         answers = await asyncio.gather(
-            *(getattr(self, method)(*arguments) for method, arguments in commands), return_exceptions=True
+            *(getattr(self, method)(*arguments) for method, arguments in others), return_exceptions=True
         )
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, GatewayError):
                 raise answer
-        return [answer if isinstance(answer, GatewayError) else None for answer in answers]
+        of_calls, of_others = iter(await recording), iter(answers)
+        taken = (next(of_calls if method == "record_calls" else of_others) for method, _arguments in commands)
+        return [answer if isinstance(answer, GatewayError) else None for answer in taken]
 
     async def get_run(self, run_id: str) -> RunRecord:
         """Return the run; raises NotFoundError."""
@@ -403,7 +400,7 @@ class Store:
 
     async def _apply(self, commands: Sequence[Command]) -> list[Answer]:
         now_s = self._wall_s()
-        timed = [_at(command, now_s) for command in commands]
+        timed = [said_at(command, now_s) for command in commands]
         answers = await self._write(lambda connection: ledger.apply(connection, timed), ())
         self._tell_booked(commands, answers)
         return answers
@@ -449,10 +446,3 @@ class Store:
 class _Booking:
     commands: Sequence[Command]
     done: asyncio.Future[list[Answer]]
-
-
-def _at(command: Command, now_s: float) -> Command:
-    """Return the command as said now; a hold keeps the time it was meant to live."""
-    if isinstance(command, Hold):
-        return replace(command, at_s=now_s, expires_s=now_s + command.expires_s - command.at_s)
-    return replace(command, at_s=now_s)
