@@ -461,6 +461,9 @@ class AccountActor(AccountHost):
 
         super().__init__(host, StoreHandle(namespace), create if host != CALLERS_HOST else None)
 
+    def __repr__(self) -> str:
+        return f"tutti {self._host}"  # as Ray's dashboard and logs show it
+
 
 async def _sleep_until(start_ns: int) -> None:
     while (left_ns := start_ns - time.monotonic_ns()) > 0:  # noqa: ASYNC110  time is waited for, not an event

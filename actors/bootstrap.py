@@ -67,6 +67,9 @@ class DirectoryActor(Directory):
     def __init__(self, namespace: str) -> None:
         super().__init__(HostHandles(namespace), RayHostFactory(namespace), StoreHandle(namespace))
 
+    def __repr__(self) -> str:
+        return "tutti directory"  # as Ray's dashboard and logs show it
+
 
 async def ensure(
     orchestra: Orchestra, *, namespace: str = NAMESPACE, fresh: bool = False, on_progress: Progress | None = None

@@ -85,8 +85,13 @@ def _free_ports(count: int) -> list[int]:
         return [int(each.getsockname()[1]) for each in sockets]
 
 
-def start_local(*, namespace: str) -> None:
-    """Start a private cluster on loopback; blocks 3 to 8 s."""
+def start_local(*, namespace: str, metrics_port: int | None = None) -> None:
+    """Start a private cluster on loopback; blocks 3 to 8 s.
+
+    Args:
+        namespace: Where our actors will live.
+        metrics_port: Where Ray shows metrics; None: a free port.
+    """
     global _guard, _folder
     _folder = tempfile.TemporaryDirectory(prefix="tutti-haproxy-", ignore_cleanup_errors=True)
     for name, value in {**ENVIRONMENT, **SERVE_ENVIRONMENT, **_separate_serve(Path(_folder.name))}.items():
@@ -99,13 +104,18 @@ def start_local(*, namespace: str) -> None:
     marker = uuid.uuid4().hex
     _guard = watchdog.start(marker)
     os.environ[watchdog.MARKER_NAME] = marker
-    _start_node(namespace)
+    _start_node(namespace, metrics_port)
     # This process must not carry its own cluster's marker on to what it starts later.
     del os.environ[watchdog.MARKER_NAME]
     watchdog.note_started(_guard)
 
 
-def _start_node(namespace: str) -> None:
+def metrics_ports() -> list[tuple[str, int]]:
+    """Return address and port of every living node's metrics, on the cluster that we are connected to."""
+    return [(node["NodeManagerAddress"], node["MetricsExportPort"]) for node in ray.nodes() if node["Alive"]]
+
+
+def _start_node(namespace: str, metrics_port: int | None) -> None:
     """Start Ray's processes; a busy machine gets as long again as Ray allows itself.
 
     Raises:
@@ -123,6 +133,7 @@ def _start_node(namespace: str) -> None:
                 configure_logging=False,
                 logging_level=logging.ERROR,
                 _node_ip_address="127.0.0.1",
+                _metrics_export_port=metrics_port,
             )
         except Exception as error:
             # Ray has no class of its own for this.

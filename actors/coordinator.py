@@ -83,6 +83,9 @@ class Coordinator:
         for work in (self._watch_directory(), self._dispatcher.run(), self._go_on(), self._measure()):
             self._spawn(work)
 
+    def __repr__(self) -> str:
+        return "tutti coordinator"  # as Ray's dashboard and logs show it
+
     async def ping(self) -> str:
         """Return "ok" once the configuration is known."""
         await self._ready()

@@ -87,6 +87,9 @@ class Store:
         self._alerts = Alerts()
         self._calls = CallWrites(self._write_alone, self._tell_booked, wall_s)
 
+    def __repr__(self) -> str:
+        return "tutti store"  # as Ray's dashboard and logs show it
+
     async def ping(self) -> str:
         """Return "ok" once a commit went through."""
         await self._write(lambda connection: None, ())

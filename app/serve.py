@@ -125,7 +125,9 @@ async def local_desk(
     """
     require_free(Path(orchestra.data_dir))
     on_progress("starting Ray on this machine")
-    await asyncio.to_thread(cluster.start_local, namespace=bootstrap.NAMESPACE)
+    await asyncio.to_thread(
+        cluster.start_local, namespace=bootstrap.NAMESPACE, metrics_port=orchestra.telemetry.metrics_port
+    )
     try:
         on_progress(f"starting {len(orchestra.accounts)} account(s), store and conductor")
         beside = asyncio.ensure_future(also()) if also is not None else None

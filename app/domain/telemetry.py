@@ -24,4 +24,6 @@ class TelemetrySpec:
     """Who watches."""
 
     metrics: bool = True
+    metrics_port: int | None = None
+    """Of a cluster that we start; None: a free one."""
     traces: TracesSpec = field(default_factory=TracesSpec)

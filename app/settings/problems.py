@@ -17,7 +17,7 @@ from app.domain.errors import ConfigurationError
 FieldPath = tuple[str | int, ...]
 """Keys and list positions from the top of the document, positions from 0."""
 
-SECRET_FIELDS = frozenset({"api_key", "key", "password", "store"})
+SECRET_FIELDS = frozenset({"api_key", "headers", "key", "password", "store"})
 """Never shown, nor what stands below: the address of the store holds a password."""
 SHOWN_CHARS_MAX = 60
 # Provider keys as they look when somebody writes one into the wrong field.
