@@ -63,13 +63,21 @@ class ElasticsearchHttp:
     Args:
         spec: Where it is, and with which key.
         timeout_s: Of one request, connecting included.
+        headers: Of every request, beside our own.
 
     Belongs to the event loop of its first request. Not thread-safe.
     """
 
-    def __init__(self, spec: ElasticsearchSpec, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        spec: ElasticsearchSpec,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._spec = spec
         self._timeout_s = timeout_s
+        self._headers = headers
         self._session: aiohttp.ClientSession | None = None
 
     async def ask(
@@ -122,7 +130,7 @@ class ElasticsearchHttp:
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=CONNECT_TIMEOUT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
-            headers={"accept-encoding": "identity", "user-agent": "tutti", **_authorization(self._spec)},
+            headers={"accept-encoding": "identity", "user-agent": "tutti", **self._headers, **_authorization(self._spec)},
         )
         return self._session
 

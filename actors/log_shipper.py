@@ -1,0 +1,179 @@
+"""Ships what waits in the node's spool and in the journal's outbox to the configured receiver.
+
+A plain class that ``bootstrap`` makes an actor. Learns from the spool what is configured, and follows when that
+changes. Deletes days that are over where Elasticsearch has no lifecycle of its own.
+
+May die at any moment: it keeps nothing; what was sent and not yet told to its source is sent again under its id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import cast
+
+from actors.event_handles import OutboxHandle, SpoolHandle
+from actors.handles import ActorHandle
+from app.domain.errors import ConflictError, GatewayError
+from app.domain.events.delivery import Pace, ShippingState
+from app.domain.events.spec import ElasticsearchSpec, EventsSpec
+from app.domain.ports import EventSource
+from app.services.events.shipping import Shipper
+from app.sinks.choice import Receiver, receiver_of
+from app.sinks.elasticsearch_http import ElasticsearchHttp
+from app.sinks.elasticsearch_upkeep import drop_days, forget_user, has_lifecycle
+
+FOLLOW_S = 2.0
+UPKEEP_S = 3_600.0
+FAILED_PAUSE_S = 5.0
+STATE_TIMEOUT_S = 10.0
+FORGET_TIMEOUT_S = 600.0
+LOG_SHIPPER = "log_shipper"
+
+_log = logging.getLogger(__name__)
+
+
+class LogShipper:
+    """One for the sources it is given; built inside a running event loop.
+
+    Args:
+        sources: By the names that people call them.
+        configured: Returns what is configured now; raises GatewayError where that cannot be asked.
+        follow_s: How often it is asked.
+
+    Not thread-safe: the actor's event loop is the lock.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, EventSource],
+        configured: Callable[[], Awaitable[EventsSpec]],
+        *,
+        follow_s: float = FOLLOW_S,
+    ) -> None:
+        self._sources = sources
+        self._configured = configured
+        self._follow_s = follow_s
+        self._spec: EventsSpec | None = None
+        self._receiver: Receiver | None = None
+        self._shippers: list[Shipper] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._following = asyncio.create_task(self._follow())
+
+    async def states(self) -> list[ShippingState]:
+        """Return how it goes, source by source; empty where no receiver is configured."""
+        return list(await asyncio.gather(*(shipper.state() for shipper in self._shippers)))
+
+    async def forget(self, user: str) -> int:
+        """Delete that user's events where they were shipped to; return how many that were.
+
+        Raises:
+            ConflictError: events go elsewhere, where we cannot delete.
+            InternalError: the receiver refuses, or cannot be asked; do it again.
+        """
+        receiver, spec = self._receiver, self._spec
+        if receiver is None or receiver.http is None or spec is None or spec.elasticsearch is None:
+            raise ConflictError(
+                "events are shipped to no Elasticsearch from which they could be deleted",
+                remedy="delete them where they were shipped to",
+            )
+        return await forget_user(receiver.http, spec.elasticsearch.index_prefix, user)
+
+    async def close(self) -> None:
+        """Stop shipping; what waits stays where it is."""
+        self._following.cancel()
+        await self._stop()
+
+    async def _follow(self) -> None:
+        """Do what is configured, for ever."""
+        while True:
+            try:
+                spec = await self._configured()
+                if spec != self._spec:
+                    await self._use(spec)
+            except GatewayError:
+                pass  # the spool's actor is away: its shippers wait for it as well
+            except Exception:  # noqa: BLE001  outermost edge of the task: the next look may succeed
+                _log.exception("the configuration of shipping could not be followed")
+            await asyncio.sleep(self._follow_s)
+
+    async def _use(self, spec: EventsSpec) -> None:
+        await self._stop()
+        receiver = receiver_of(spec)
+        if receiver is not None:
+            for name, source in self._sources.items():
+                pace = Pace(receiver.docs_max, receiver.bytes_max)
+                shipper = Shipper(source, receiver.sink, pace, chance=random.random, name=name)
+                self._shippers.append(shipper)
+                self._tasks.append(asyncio.create_task(_for_ever(shipper.run)))
+            if receiver.http is not None and spec.elasticsearch is not None:
+                keeping = functools.partial(_keep_days, receiver.http, spec.elasticsearch)
+                self._tasks.append(asyncio.create_task(_for_ever(keeping)))
+        self._spec, self._receiver = spec, receiver
+
+    async def _stop(self) -> None:
+        tasks, self._tasks, self._shippers = self._tasks, [], []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._receiver is not None:
+            await self._receiver.sink.aclose()
+            self._receiver, self._spec = None, None
+
+
+class LogShipperActor(LogShipper):
+    """The shipper with its Ray clients; built inside the actor because clients do not travel."""
+
+    def __init__(self, namespace: str) -> None:
+        spool = SpoolHandle(namespace)
+        super().__init__({"spool": spool, "outbox": OutboxHandle(namespace)}, spool.spec)
+
+    def __repr__(self) -> str:
+        return "tutti log shipper"  # as Ray's dashboard and logs show it
+
+
+class LogShipperHandle:
+    """The shipper, for whoever looks."""
+
+    def __init__(self, namespace: str) -> None:
+        self._actor = ActorHandle(LOG_SHIPPER, namespace)
+
+    async def states(self) -> list[ShippingState]:
+        """See ``LogShipper.states``."""
+        return cast("list[ShippingState]", await self._actor.ask("states", timeout_s=STATE_TIMEOUT_S))
+
+    async def forget(self, user: str) -> int:
+        """See ``LogShipper.forget``."""
+        return cast("int", await self._actor.ask("forget", user, timeout_s=FORGET_TIMEOUT_S))
+
+    async def close(self) -> None:
+        """Stop shipping; what waits stays where it is."""
+        await self._actor.ask("close", timeout_s=STATE_TIMEOUT_S)
+
+
+async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
+    """Begin again after a bug of ours: nothing is lost by that."""
+    while True:
+        try:
+            await work()
+        except Exception:  # noqa: BLE001  outermost edge of the task
+            _log.exception("shipping failed, and begins again")
+        await asyncio.sleep(FAILED_PAUSE_S)
+
+
+async def _keep_days(http: ElasticsearchHttp, spec: ElasticsearchSpec) -> None:
+    """Delete days that are over, once an hour, unless the server does."""
+    while spec.keep_days is not None:
+        with contextlib.suppress(GatewayError):
+            if not await has_lifecycle(http, spec.index_prefix):
+                today = datetime.fromtimestamp(time.time(), UTC).date()
+                for name in await drop_days(http, spec.index_prefix, keep_days=spec.keep_days, today=today):
+                    _log.warning("index %s was deleted: its day is over", name)
+        await asyncio.sleep(UPKEEP_S)
+    await asyncio.Event().wait()
