@@ -36,7 +36,9 @@ from app.services.gateway.permits import Bounds, PermitDesk
 from app.services.gateway.repeats import Repeats
 from app.services.gateway.spending import Spending
 from app.services.roster import SnapshotRoster
+from app.services.telemetry.instruments import WAITING
 
+MEASURE_S = 1.0
 WATCH_WAIT_S = 10.0
 RECONNECT_S = 0.5
 KNOWN_WAIT_S = 30.0
@@ -240,12 +242,19 @@ class GatewayLease:
         self._spawn(desk.run())
         self._spawn(gate.run())
         self._spawn(keeper.run())
+        self._spawn(_measure(desk))
         self._known.set()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+async def _measure(desk: PermitDesk) -> None:
+    while True:
+        WAITING.set(desk.waiting)
+        await asyncio.sleep(MEASURE_S)
 
 
 class OneLease:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from enum import Enum
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ from app.settings.schema import SECTIONS
 from app.settings.sections import Section
 from tools.compatibility_page import compatibility_page
 from tools.fault_matrix_page import fault_matrix_page
+from tools.grafana_dashboards import DASHBOARDS, dashboard_file
+from tools.prometheus_rules import rules_file
 
 ROOT = Path(__file__).resolve().parents[1]
 DIFF_LINES_MAX = 20
@@ -70,6 +73,8 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "docs/configuration.md": configuration_page,
     "docs/compatibility.md": compatibility_page,
     "docs/fault-matrix.md": fault_matrix_page,
+    "deploy/prometheus/tutti-alerts.yml": rules_file,
+    **{f"deploy/grafana/dashboards/{board.uid}.json": partial(dashboard_file, board) for board in DASHBOARDS},
 }
 """Every generated page and what makes it."""
 
