@@ -130,7 +130,12 @@ class ElasticsearchHttp:
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=CONNECT_TIMEOUT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
-            headers={"accept-encoding": "identity", "user-agent": "tutti", **self._headers, **_authorization(self._spec)},
+            headers={
+                "accept-encoding": "identity",
+                "user-agent": "tutti",
+                **self._headers,
+                **_authorization(self._spec),
+            },
         )
         return self._session
 

@@ -1,0 +1,63 @@
+"""`tutti elastic` and `tutti kibana`: declares them; what they do is imported when one is called."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from app.terminal.execute import execute
+from app.terminal.options import Config, Json
+
+elastic = typer.Typer(no_args_is_help=True, help="Elasticsearch, where events are shipped: prepare it once.")
+kibana = typer.Typer(no_args_is_help=True, help="Kibana: our dashboards, searches and alerts in it.")
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; change nothing.")]
+Prefix = Annotated[
+    str | None, typer.Option("--prefix", metavar="NAME", help="Of the indices; default: the configuration's.")
+]
+User = Annotated[
+    str | None,
+    typer.Option(
+        "--user", metavar="NAME", help="Who installs, with the password of ELASTIC_PASSWORD; default: who ships."
+    ),
+]
+Password = Annotated[str | None, typer.Option("--password", envvar="ELASTIC_PASSWORD", hidden=True)]
+CaCert = Annotated[
+    str | None, typer.Option("--ca-cert", metavar="FILE", help="Certificates to trust; default: the configuration's.")
+]
+
+
+@elastic.command("install", epilog="Example: ELASTIC_PASSWORD=… tutti elastic install --user elastic --dry-run")
+def elastic_install(  # noqa: PLR0913  one parameter an option
+    context: typer.Context,
+    url: Annotated[
+        str | None, typer.Option("--url", metavar="URL", help="Where it answers; default: the configuration's.")
+    ] = None,
+    dry_run: DryRun = False,
+    user: User = None,
+    password: Password = None,
+    ca_cert: CaCert = None,
+    prefix: Prefix = None,
+    allow_forget: Annotated[
+        bool,
+        typer.Option("--allow-forget", help="The key may also find and delete: `tutti events forget` needs that."),
+    ] = False,
+    new_key: Annotated[bool, typer.Option("--new-key", help="Make an API key although there is one.")] = False,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Prepare Elasticsearch: templates, lifecycle, alias, and with security a role and an API key, told once.
+
+    Again changes nothing. Signing in is the installer's; what is made for the shipper may create documents only.
+    """
+    from app.terminal import elastic_commands
+
+    reach = elastic_commands.Reach(config=config, url=url, user=user, password=password, ca_cert=ca_cert, prefix=prefix)
+    execute(
+        context.obj,
+        lambda: elastic_commands.install(
+            reach, dry_run=dry_run, may_forget=allow_forget, new_key=new_key, as_json=as_json
+        ),
+        as_json=as_json,
+    )
