@@ -24,12 +24,10 @@ class SourceHandle:
     Args:
         name: The actor.
         namespace: Where it lives.
-        prefix: Of its methods' names.
     """
 
-    def __init__(self, name: str, namespace: str, prefix: str = "") -> None:
+    def __init__(self, name: str, namespace: str) -> None:
         self._actor = ActorHandle(name, namespace, patience_s=STORE_PATIENCE_S)
-        self._prefix = prefix
 
     async def pending(self, after_seq: int, *, docs_max: int, bytes_max: int) -> Sequence[SpooledEvent]:
         """See ``ports.EventSource``."""
@@ -64,7 +62,7 @@ class SourceHandle:
         return cast("int", await self._ask("forget", user))
 
     async def _ask(self, method: str, *arguments: object) -> object:
-        return await self._actor.ask(f"{self._prefix}{method}", *arguments)
+        return await self._actor.ask(method, *arguments)
 
 
 class SpoolHandle(SourceHandle):
@@ -96,7 +94,14 @@ class OutboxHandle(SourceHandle):
     """The journal's outbox: what was told in the transaction of the fact itself."""
 
     def __init__(self, namespace: str) -> None:
-        super().__init__("store", namespace, prefix="outbox_")
+        super().__init__("store", namespace)
+
+    async def configure(self, spec: EventsSpec) -> None:
+        """Say what is configured from now on."""
+        await self._ask("configure", spec)
+
+    async def _ask(self, method: str, *arguments: object) -> object:
+        return await self._actor.ask("outbox", method, arguments)
 
 
 def emitter_of(role: str, namespace: str) -> Emitter:

@@ -27,6 +27,7 @@ from sqlalchemy import Connection
 
 from actors.alerts import Alerts
 from actors.call_writes import CallWrites, said_at
+from actors.outbox_rows import OutboxRows
 from actors.repeat_rows import RepeatRows
 from app.domain.books.budgets import BudgetSpec
 from app.domain.books.entries import Answer, Command, Expire, Settle
@@ -85,6 +86,7 @@ class Store:
         self._expiring: asyncio.Task[None] | None = None
         self._repeats = RepeatRows(self._write_alone, wall_s)
         self._alerts = Alerts()
+        self._outbox = OutboxRows(self._write_alone, self._read, wall_s)
         self._calls = CallWrites(self._write_alone, self._tell_booked, wall_s)
 
     def __repr__(self) -> str:
@@ -229,6 +231,7 @@ class Store:
         Raises:
             CapacityError: the disk does not keep up.
         """
+        self._outbox.require_room(commands)
         waiting = sum(len(booking.commands) for booking in self._books_waiting)
         if waiting + len(commands) > BOOKS_COMMANDS_MAX:
             raise CapacityError(
@@ -332,6 +335,10 @@ class Store:
             return 0
         return await self._write(lambda connection: repeats.expire(connection, now_s), ())
 
+    async def outbox(self, method: str, arguments: Sequence[Any]) -> object:
+        """Answer who ships events, or looks at them; see ``outbox_rows``."""
+        return await self._outbox.ask(method, arguments)
+
     async def close(self) -> None:
         """Write what is queued and let go of the directory."""
         if self._opening is not None:
@@ -371,6 +378,7 @@ class Store:
             try:
                 await self.expire_holds()
                 await self.expire_repeats()
+                await self._outbox.expire()
             except GatewayError as error:
                 _log.warning("overdue holds were not looked for: %s", error.message)
             except Exception:  # noqa: BLE001  outermost edge of the task: the next look may succeed

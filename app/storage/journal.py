@@ -15,8 +15,9 @@ from sqlalchemy import BindParameter, Connection, Row, and_, bindparam, func, in
 from app.domain.books.budgets import EVERYONE, BudgetSpec, OwnerKind, Owners, Window, owner_word
 from app.domain.books.money import nano_from_usd
 from app.domain.errors import ConflictError, NotFoundError
+from app.domain.events.facts import run_events_told
 from app.domain.run import CallRecord, CallState, RunEvent, RunRecord, RunStatus, TaskRecord, TaskState
-from app.storage import codec, tables
+from app.storage import codec, outbox, tables
 from app.storage.budget_rows import find_specs, put_specs
 from app.storage.upsert import ignoring, replacing
 
@@ -289,6 +290,7 @@ def append_events(connection: Connection, events: Sequence[RunEvent]) -> list[Ru
         )
     if rows:
         connection.execute(_PUT_EVENTS, rows)
+        outbox.tell(connection, run_events_told(numbered))
     return numbered
 
 

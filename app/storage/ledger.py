@@ -26,7 +26,9 @@ from app.domain.books.entries import Answer, Command, Correct, Expire, Hold, Set
 from app.domain.books.legs import AccountKey, leg_set_of
 from app.domain.books.sums import DIMENSIONS, SUMS, day_of, dimensions_of, hour_of
 from app.domain.errors import InternalError
+from app.domain.events.facts import answers_told, entries_told
 from app.storage import books_rows as rows
+from app.storage import outbox
 from app.storage.books_tables import (
     BALANCES,
     books_clock,
@@ -200,6 +202,7 @@ def _apply(connection: Connection, commands: Sequence[Command]) -> list[Answer]:
         batch.bring(stored.get(key.account_id) or Account(key=key))
     answers = [batch.apply(command) for command in commands]
     _write(connection, batch, stored, quarter)
+    outbox.tell(connection, answers_told(commands, answers))
     return answers
 
 
@@ -323,6 +326,7 @@ def _write_entries(connection: Connection, booked: Sequence[BookedEntry]) -> Non
         if run_id:
             _add(runs, (run_id, hour, dimensions), one.sums)
     _PUT_ENTRY.run(connection, cells)
+    outbox.tell(connection, entries_told(booked))
     _ADD_HOUR.run(connection, [(hour, *place, *sums) for (hour, place), sums in hours.items()])
     days: dict[tuple[int, tuple[str, ...]], list[int]] = {}
     for (hour, place), sums in hours.items():

@@ -23,6 +23,7 @@ from sqlalchemy import Connection, inspect, select, update
 from app.domain.errors import ConfigurationError, InternalError, RequestError
 from app.storage import (
     books_tables,  # noqa: F401  its tables stand on the same MetaData
+    outbox_table,  # noqa: F401
     repeat_table,  # noqa: F401
     tables,
 )

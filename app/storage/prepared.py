@@ -15,7 +15,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from app.storage.upsert import Upsert
 
-Cell: TypeAlias = str | int | float | None
+Cell: TypeAlias = str | int | float | bytes | None
 
 
 class Prepared:
