@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -149,6 +150,19 @@ class Cluster:
                 if "ServeReplica" in " ".join(process.cmdline()):
                     found.append(process)
         return found
+
+    def greet_all(self) -> None:
+        """Call until every replica has called the provider: the proxy may learn of one later than we see it."""
+        port = urlsplit(self.provider.url).port
+
+        def all_called() -> bool:
+            post(self.url, body(FREE, "please greet"))
+            return all(
+                any(link.raddr and link.raddr.port == port for link in replica.net_connections())
+                for replica in self.replicas()
+            )
+
+        until(all_called, within_s=60, what="a replica is sent nothing")
 
     def accounts(self) -> list[dict[str, Any]]:
         """Return the accounts' view as operators see it."""

@@ -201,6 +201,7 @@ def test_scaling_down_and_up_loses_no_stream(cluster: Cluster) -> None:
 
 def test_nothing_leaks_after_departures_and_a_kill(cluster: Cluster) -> None:
     """Clients that leave and a replica that is killed mid-call: no reservation and no upstream call stays."""
+    cluster.greet_all()
     leaving = [threading.Thread(target=Streamed().read, args=(cluster.url, "count slowly"), kwargs={"words_max": 3})]
     leaving += [threading.Thread(target=_leave, args=(cluster.url,)) for _ in range(4)]
     staying = Streams(cluster.url, STREAMS).begin()
