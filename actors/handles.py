@@ -20,6 +20,7 @@ from app.domain.books.budgets import BudgetSpec, Owners
 from app.domain.books.entries import Answer, Command
 from app.domain.books.figures import BudgetFigures, Difference, ExportRow, ReconcileLine
 from app.domain.books.prices import PriceRow
+from app.domain.books.unknown import Settled, Settlement, UnknownHold
 from app.domain.books.usage import UsageQuery, UsageRow
 from app.domain.calls import Admission, CallOrder, Collected
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult, Json
@@ -226,6 +227,12 @@ class StoreHandle:
     async def reconcile_books(self, export: Sequence[ExportRow]) -> Sequence[ReconcileLine]:
         answer = await self._actor.ask("reconcile_books", list(export), timeout_s=BOOKS_CHECK_TIMEOUT_S)
         return cast("list[ReconcileLine]", answer)
+
+    async def unknown_holds(self) -> Sequence[UnknownHold]:
+        return cast("list[UnknownHold]", await self._actor.ask("unknown_holds"))
+
+    async def settle_unknown(self, settlement: Settlement) -> Settled:
+        return cast("Settled", await self._actor.ask("settle_unknown", settlement))
 
     async def entries_after(self, cursor: str | None, *, wait_s: float) -> LiveUsage:
         answer = await self._actor.ask("entries_after", cursor, wait_s, timeout_s=wait_s + CONTROL_TIMEOUT_S)

@@ -33,6 +33,7 @@ from app.domain.books.budgets import BudgetSpec
 from app.domain.books.entries import Answer, Command, Expire, Settle
 from app.domain.books.figures import BudgetFigures, Difference, ExportRow, ReconcileLine
 from app.domain.books.prices import PriceRow
+from app.domain.books.unknown import Settled, Settlement, UnknownHold
 from app.domain.books.usage import UsageQuery, UsageRow
 from app.domain.chat import Json
 from app.domain.crash_points import CrashPoint, passes
@@ -42,7 +43,17 @@ from app.domain.live_usage import LiveUsage, RecentUsage
 from app.domain.plan import Plan
 from app.domain.repeats import Claim
 from app.domain.run import CallRecord, RunEvent, RunRecord, TaskRecord
-from app.storage import books_checks, budgets, call_places, journal, ledger, migrating, repeats, usage_queries
+from app.storage import (
+    books_checks,
+    budgets,
+    call_places,
+    journal,
+    ledger,
+    migrating,
+    repeats,
+    unknown_holds,
+    usage_queries,
+)
 from app.storage.books_reads import as_of_one_moment, as_of_one_moment_at_length, has_overdue
 from app.storage.call_rows import CallWrite
 from app.storage.opened import Opened, open_store
@@ -273,6 +284,19 @@ class Store:
         return await self._read(
             lambda connection: books_checks.reconcile(as_of_one_moment_at_length(connection), export)
         )
+
+    async def unknown_holds(self) -> list[UnknownHold]:
+        """Return holds of dead processes of which nobody knows what was bought, the longest unknown first."""
+        return await self._read(lambda connection: unknown_holds.list_unknown(as_of_one_moment(connection)))
+
+    async def settle_unknown(self, settlement: Settlement) -> Settled:
+        """Book what a person says of one; raises NotFoundError, ConflictError, RequestError."""
+        now_s = self._wall_s()
+        done, commands, answers = await self._write(
+            lambda connection: unknown_holds.settle(connection, settlement, now_s), ()
+        )
+        self._tell_booked(commands, answers)
+        return done
 
     async def export_run(self, run_id: str, configuration: dict[str, Json]) -> bytes:
         """Return everything that is known of the run, as a zip; raises NotFoundError."""

@@ -16,11 +16,14 @@ from typing import Annotated, Literal
 import typer
 
 from app.domain.run import RunRequest
-from app.terminal import operator_commands, project_commands, rework_cli, run_commands, serve_command
+from app.terminal import operator_commands, run_commands, serve_command
+from app.terminal.books_cli import books, figures
 from app.terminal.connect import Target
+from app.terminal.elastic_cli import elastic, kibana
 from app.terminal.execute import Doors, execute, leave
-from app.terminal.options import Config, Json, RunId, Server
+from app.terminal.options import Config, Json, Server
 from app.terminal.output import ExitStatus
+from app.terminal.projects_cli import projects
 from app.terminal.request_text import read_request_text
 from app.terminal.run_commands import Conducting
 
@@ -36,18 +39,13 @@ app = typer.Typer(
         "130 interrupted."
     ),
 )
-projects = typer.Typer(
-    no_args_is_help=True, help="Projects on the running server: look, follow, answer, stop, do again."
-)
-projects.add_typer(rework_cli.commands)
 app.add_typer(projects, name="projects")
+app.add_typer(figures)
 db = typer.Typer(no_args_is_help=True, help="The database of runs and books: its schema, and copies of it.")
 app.add_typer(db, name="db")
-books = typer.Typer(
-    no_args_is_help=True,
-    help="The books themselves, read from the database: do they add up, and does the provider say the same.",
-)
 app.add_typer(books, name="books")
+app.add_typer(elastic, name="elastic")
+app.add_typer(kibana, name="kibana")
 
 Text = Annotated[str | None, typer.Argument(metavar="TEXT", help="What is to be done; - reads standard input.")]
 FileOption = Annotated[Path | None, typer.Option("--file", metavar="F", help="Read the request from a file.")]
@@ -66,15 +64,6 @@ BudgetUsd = Annotated[
     str | None,
     typer.Option(
         "--budget-usd", metavar="USD", help="Most that the run may cost: a call that might exceed it is not made."
-    ),
-]
-BooksServer = Annotated[
-    str | None,
-    typer.Option(
-        "--server",
-        metavar="URL",
-        envvar="TUTTI_SERVER",
-        help="Ask this server, with the key of TUTTI_API_KEY; default: read the database.",
     ),
 ]
 
@@ -197,6 +186,20 @@ def check(
     execute(doors, lambda: operator_commands.check(doors, target, live=live, as_json=as_json), as_json=as_json)
 
 
+@app.command("doctor", epilog="Example: tutti doctor --json")
+def look_for_faults(
+    context: typer.Context, config: Config = None, as_json: Json = False, server: Server = None
+) -> None:
+    """Say on one page what is wrong and what to do about it; exit status 4 where something is."""
+
+    async def work() -> int:
+        from app.terminal.doctor import doctor
+
+        return await doctor(Target(server=server, config=config), as_json=as_json)
+
+    execute(context.obj, work, as_json=as_json)
+
+
 @app.command(epilog="Example: tutti reload")
 def reload(context: typer.Context, config: Config = None, as_json: Json = False, server: Server = None) -> None:
     """Make the running server read its configuration again; a wrong one changes nothing and says why."""
@@ -232,77 +235,6 @@ def simulate(
 ) -> None:
     """Play providers: rehearse limits and failures without spending."""
     leave(context.obj, lambda: serve_command.simulate(config, host, port))
-
-
-@projects.command("list", epilog="Example: tutti projects list --limit 50")
-def projects_list(
-    context: typer.Context,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="Rows at most.")] = 20,
-    config: Config = None,
-    as_json: Json = False,
-    server: Server = None,
-) -> None:
-    """List projects, newest first."""
-    doors: Doors = context.obj
-    target = Target(server=server, config=config)
-    execute(doors, lambda: project_commands.list_(doors, target, limit=limit, as_json=as_json), as_json=as_json)
-
-
-@projects.command("show", epilog="Example: tutti projects show RUN --json")
-def projects_show(
-    context: typer.Context, run_id: RunId, config: Config = None, as_json: Json = False, server: Server = None
-) -> None:
-    """Show a project as it stands; once it rests, its report."""
-    doors: Doors = context.obj
-    target = Target(server=server, config=config)
-    execute(doors, lambda: project_commands.show(doors, target, run_id, as_json=as_json), as_json=as_json)
-
-
-@projects.command("watch", epilog="Example: tutti projects watch RUN")
-def projects_watch(
-    context: typer.Context, run_id: RunId, config: Config = None, as_json: Json = False, server: Server = None
-) -> None:
-    """Follow a project live until it rests; leaving with Ctrl-C does not stop it."""
-    doors: Doors = context.obj
-    target = Target(server=server, config=config)
-    execute(doors, lambda: project_commands.watch(doors, target, run_id, as_json=as_json), as_json=as_json)
-
-
-@projects.command("answer", epilog='Example: tutti projects answer RUN q1="two people" q2=vegetarian')
-def projects_answer(  # noqa: PLR0913  one parameter an option
-    context: typer.Context,
-    run_id: RunId,
-    answers: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="ID=TEXT...", help="Answers by question id; without any you are asked."),
-    ] = None,
-    assume_defaults: Annotated[
-        bool, typer.Option("--assume-defaults", help="Take the defaults of the questions left open.")
-    ] = False,
-    config: Config = None,
-    as_json: Json = False,
-    server: Server = None,
-) -> None:
-    """Answer a project's questions; it goes on once all are answered."""
-    doors: Doors = context.obj
-    target = Target(server=server, config=config)
-    execute(
-        doors,
-        lambda: project_commands.answer(
-            doors, target, run_id, answers or [], assume_rest=assume_defaults, as_json=as_json
-        ),
-        as_json=as_json,
-    )
-
-
-@projects.command("cancel", epilog="Example: tutti projects cancel RUN")
-def projects_cancel(
-    context: typer.Context, run_id: RunId, config: Config = None, as_json: Json = False, server: Server = None
-) -> None:
-    """Stop a project and its model calls."""
-    doors: Doors = context.obj
-    target = Target(server=server, config=config)
-    execute(doors, lambda: project_commands.cancel(doors, target, run_id, as_json=as_json), as_json=as_json)
 
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
@@ -356,94 +288,6 @@ def db_restore(
 
     doors: Doors = context.obj
     leave(doors, lambda: db_commands.restore(doors, config, source, yes=yes))
-
-
-@app.command(epilog="Example: tutti usage --by model,day --since 7d --where team=research --csv")
-def usage(  # noqa: PLR0913  one parameter an option
-    context: typer.Context,
-    by: Annotated[
-        str,
-        typer.Option(
-            "--by",
-            metavar="A,B",
-            help="Split by tenant, team, user, key, model, account, provider, task_type, ending, run; hour or day.",
-        ),
-    ] = "model",
-    since: Annotated[
-        str, typer.Option("--since", metavar="T", help="30m, 12h, 7d, 4w ago; a day; or a time in ISO 8601.")
-    ] = "7d",
-    until: Annotated[
-        str | None, typer.Option("--until", metavar="T", help="First instant outside; default: now.")
-    ] = None,
-    time_zone: Annotated[
-        str, typer.Option("--time-zone", metavar="ZONE", help="Where days begin, for instance Europe/Berlin.")
-    ] = "UTC",
-    where: Annotated[
-        list[str] | None,
-        typer.Option("--where", metavar="NAME=VALUE", help="Only these; may be repeated. NAME= means none."),
-    ] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    config: Config = None,
-    as_json: Json = False,
-    server: BooksServer = None,
-) -> None:
-    """Show what was used and spent: calls, tokens, cost, and what the cache saved. Unknown cost is never zero."""
-    from app.terminal import books_commands
-
-    asked = books_commands.Asked(by=(by,), since=since, until=until, time_zone=time_zone, where=where or ())
-    target = Target(server=server, config=config)
-    execute(
-        context.obj,
-        lambda: books_commands.usage(target, asked, as_csv=as_csv, as_json=as_json),
-        as_json=as_json,
-    )
-
-
-@app.command(epilog="Example: tutti budgets")
-def budgets(context: typer.Context, config: Config = None, as_json: Json = False, server: BooksServer = None) -> None:
-    """Show budgets burning down: █ spent, ▓ unknown (of processes that died), ▒ held; rate, forecast, end."""
-    from app.terminal import books_commands
-
-    target = Target(server=server, config=config)
-    execute(context.obj, lambda: books_commands.budgets(target, as_json=as_json), as_json=as_json)
-
-
-@books.command("verify", epilog="Example: tutti books verify && echo balanced")
-def books_verify(context: typer.Context, config: Config = None, as_json: Json = False) -> None:
-    """Add every balance and sum up again from single entries; status 1 if anything differs. Changes nothing."""
-    from app.terminal import books_commands
-
-    target = Target(config=config)
-    leave(context.obj, lambda: books_commands.verify(target, as_json=as_json), as_json=as_json)
-
-
-@books.command("reconcile", epilog="Example: tutti books reconcile openai-november.csv --account openai-a")
-def books_reconcile(
-    context: typer.Context,
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE", help="CSV with a head: date, model, input_tokens, output_tokens, cost (USD), account."
-        ),
-    ],
-    account: Annotated[
-        str | None, typer.Option("--account", metavar="NAME", help="Whose export it is, where no column says so.")
-    ] = None,
-    tolerance: Annotated[
-        float, typer.Option("--tolerance", metavar="PERCENT", min=0.0, help="Drift that is accepted.")
-    ] = 0.5,
-    config: Config = None,
-    as_json: Json = False,
-) -> None:
-    """Hold a provider's own export against the books, by day (UTC) and model; status 1 if they drift apart."""
-    from app.terminal import books_commands
-
-    target = Target(config=config)
-    leave(
-        context.obj,
-        lambda: books_commands.reconcile(target, file, account=account, tolerance_percent=tolerance, as_json=as_json),
-        as_json=as_json,
-    )
 
 
 def main(arguments: Sequence[str] | None = None, doors: Doors | None = None) -> int:

@@ -9,6 +9,7 @@ from app.domain.accounts import Orchestra
 from app.domain.books.budgets import Owners
 from app.domain.books.entries import Answer, Command
 from app.domain.books.figures import BudgetFigures
+from app.domain.books.unknown import Settled, Settlement, UnknownHold
 from app.domain.books.usage import UsageQuery, UsageRow
 from app.domain.calls import Admission, CallAnswer, CallOrder, Collected, ModelCall
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult
@@ -143,6 +144,18 @@ class UsageBooks(Protocol):
 
     async def entries_after(self, cursor: str | None, *, wait_s: float) -> LiveUsage:
         """Return entries booked after ``cursor``, waiting up to ``wait_s`` seconds for the first; None: from now on."""
+
+    async def unknown_holds(self) -> Sequence[UnknownHold]:
+        """Return holds of dead processes of which nobody knows what was bought, the longest unknown first."""
+
+    async def settle_unknown(self, settlement: Settlement) -> Settled:
+        """Book what a person says of one; may be repeated.
+
+        Raises:
+            NotFoundError: there is no such hold.
+            ConflictError: somebody knows, or it is settled otherwise.
+            RequestError: the settlement makes no sense.
+        """
 
 
 class Tells(Protocol):

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from fastapi import FastAPI
 
 from app.domain.ports import Desk, UsageBooks
-from app.http import errors, health, operations, projects, usage
+from app.http import books, errors, health, operations, projects, usage
 from app.http.gateway.door import GatewayFactory
 from app.http.gateway.mount import FrontDoor, mount
 from app.http.limits import HttpLimits
@@ -61,6 +61,7 @@ def build_app(
     if books_factory is not None:
         app.state.books = _Once(books_factory)
         app.include_router(usage.router)
+        app.include_router(books.router)
     return app
 
 

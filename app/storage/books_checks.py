@@ -11,8 +11,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, and_, case, func, literal, or_, select, union_all
 
-from app.domain.books.batch import Account, HeldAmount, HoldState, Transfer, TransferKind, move
+from app.domain.books.balances import Account, HoldState, Transfer, TransferKind, move
 from app.domain.books.budgets import Ledger
+from app.domain.books.entries import Ending
 from app.domain.books.figures import Difference, ExportRow, ReconcileLine
 from app.domain.books.sums import DIMENSIONS, HOUR_S, HOURS_PER_DAY, SUMS
 from app.storage import books_rows as rows
@@ -45,14 +46,6 @@ def verify(connection: Connection) -> list[Difference]:
     """Return what does not add up; empty where everything does."""
     checks = (_balances, _sides, _holds, _postings, _sums_by_hour, _sums_by_day, _sums_by_run, _owners, _prices)
     return [found for check in checks for found in check(connection)]
-
-
-def unknown_holds(connection: Connection) -> list[HeldAmount]:
-    """Return holds of dead holders of which nobody knows yet what was bought, the longest unknown first."""
-    query = (
-        select(hold).where(hold.c.state == HoldState.EXPIRED, hold.c.resolved == 0).order_by(hold.c.ended_s, hold.c.id)
-    )
-    return [rows.held_of(row) for row in connection.execute(query)]
 
 
 def reconcile(connection: Connection, export: Sequence[ExportRow]) -> list[ReconcileLine]:
@@ -266,8 +259,13 @@ def _owners(connection: Connection) -> Iterator[Difference]:
 
 
 def _prices(connection: Connection) -> Iterator[Difference]:
-    """Every cost names a price row that is known."""
-    unnamed = and_(usage_entry.c.price_id.is_(None), usage_entry.c.cost_nano != 0, usage_entry.c.corrects.is_(None))
+    """Every cost names a price row that is known; what a person settled by hand was made with none."""
+    unnamed = and_(
+        usage_entry.c.price_id.is_(None),
+        usage_entry.c.cost_nano != 0,
+        usage_entry.c.corrects.is_(None),
+        usage_entry.c.ending != Ending.SETTLED,
+    )
     missing = and_(usage_entry.c.price_id.is_not(None), price_used.c.id.is_(None))
     query = (
         select(usage_entry.c.id, usage_entry.c.price_id)

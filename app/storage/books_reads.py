@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, bindparam, literal, select
 
-from app.domain.books.batch import HoldState
+from app.domain.books.balances import HoldState
 from app.storage.books_tables import hold
 from app.storage.database import allow_long
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 import orjson
 from sqlalchemy import Row, Select
 
-from app.domain.books.batch import Account, BookedEntry, HeldAmount, HoldState, Transfer
+from app.domain.books.balances import Account, BookedEntry, HeldAmount, HoldState, Transfer
 from app.domain.books.budgets import Ledger, OwnerKind, Owners, Window
 from app.domain.books.entries import Ending, Hold, UsageEntry
 from app.domain.books.legs import AccountKey

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, bindparam, select
 
-from app.domain.books.batch import Account
+from app.domain.books.balances import Account
 from app.domain.books.budgets import (
     EVERYONE,
     QUARTER_S,

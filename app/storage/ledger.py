@@ -11,20 +11,13 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy import BindParameter, Connection, bindparam, insert, select, update
 
-from app.domain.books.batch import (
-    Account,
-    Batch,
-    BookedEntry,
-    HeldAmount,
-    HoldState,
-    Transfer,
-    TransferKind,
-    move,
-)
+from app.domain.books.balances import Account, BookedEntry, HeldAmount, HoldState, Transfer, TransferKind, move
+from app.domain.books.batch import Batch
 from app.domain.books.budgets import BudgetSpec, Ledger, owner_words
 from app.domain.books.entries import Answer, Command, Correct, Expire, Hold, Settle, Void
 from app.domain.books.legs import AccountKey, leg_set_of
 from app.domain.books.sums import DIMENSIONS, SUMS, day_of, dimensions_of, hour_of
+from app.domain.books.unknown import replacement_id, settlement_id
 from app.domain.errors import InternalError
 from app.domain.events.facts import answers_told, entries_told
 from app.storage import books_rows as rows
@@ -185,14 +178,14 @@ def _parts(commands: Sequence[Command]) -> Iterable[Sequence[Command]]:
 def _apply(connection: Connection, commands: Sequence[Command]) -> list[Answer]:
     quarter = now_quarter(connection)
     held = _find_holds(connection, commands)
-    corrected = _find_corrected(connection, commands)
+    corrected = _find_corrected(connection, commands, held)
     leg_sets, accounts = _find_legs(
         connection, {*(one.leg_set for one in held), *(booked.leg_set for booked, _sums in corrected)}
     )
     batch = Batch(_specs(connection, commands, accounts.values(), held), quarter)
     batch.holds = {one.hold.hold_id: one for one in held}
     batch.current = {booked.row_id: (booked, sums) for booked, sums in corrected}
-    batch.known = {row.id for row in select_in(connection, _KNOWN, _ids_to_know(commands))}
+    batch.known = {row.id for row in select_in(connection, _KNOWN, _ids_to_know(commands, held))}
     batch.leg_sets = leg_sets
     for account in accounts.values():
         batch.bring(account)
@@ -218,8 +211,12 @@ def _find_holds(connection: Connection, commands: Sequence[Command]) -> list[Hel
     return [rows.held_of(row) for row in select_in(connection, _HOLDS, ids)]
 
 
-def _find_corrected(connection: Connection, commands: Sequence[Command]) -> list[tuple[BookedEntry, tuple[int, ...]]]:
+def _find_corrected(
+    connection: Connection, commands: Sequence[Command], held: Sequence[HeldAmount]
+) -> list[tuple[BookedEntry, tuple[int, ...]]]:
     ids = [command.entry_id for command in commands if isinstance(command, Correct)]
+    # What a person settled gives way to what comes after all.
+    ids += [settlement_id(one.hold.hold_id) for one in held if one.resolved]
     if not ids:
         return []
     sums = {row.id: (rows.booked_of(row), rows.sums_in(row)) for row in select_in(connection, _ENTRIES, ids)}
@@ -257,7 +254,8 @@ def _specs(
     return find_specs(connection, words)
 
 
-def _ids_to_know(commands: Sequence[Command]) -> Iterable[str]:
+def _ids_to_know(commands: Sequence[Command], held: Sequence[HeldAmount]) -> Iterable[str]:
+    yield from (replacement_id(one.hold.hold_id) for one in held if one.resolved)
     for command in commands:
         if isinstance(command, Settle):
             yield from (entry.entry_id for entry in command.entries)

@@ -13,13 +13,14 @@ from typing import Any, cast
 import typer
 from rich.text import Text
 
-from app.domain.books.batch import HeldAmount
 from app.domain.books.budgets import Ledger
 from app.domain.books.figures import ReconcileLine
 from app.domain.books.money import NANO_PER_USD, usd_from_nano
+from app.domain.books.unknown import UnknownHold
 from app.domain.books.usage import Dimension
 from app.domain.chat import Json
 from app.domain.errors import RequestError
+from app.http.books_wire import unknown_json
 from app.http.usage_parameters import UsageParameters
 from app.http.usage_wire import usage_csv
 from app.terminal import books_source
@@ -96,7 +97,7 @@ def verify(target: Target, *, as_json: bool) -> int:
                     {"check": one.check, "subject": one.subject, "stored": one.stored, "computed": one.computed}
                     for one in found
                 ],
-                "unknown_holds": [_hold_json(one) for one in unknown],
+                "unknown_holds": [unknown_json(one) for one in unknown],
             }
         )
     else:
@@ -116,7 +117,8 @@ def reconcile(target: Target, file: Path, *, account: str | None, tolerance_perc
     if account is not None and account not in {one.name for one in orchestra.accounts}:
         # One that was removed still has its entries.
         standard_error().print(Text(f"no account is called {account!r} any more"))
-    lines = books_source.reconcile(target, parse_export(_text(file), account=account, orchestra=orchestra))
+    export = parse_export(_text(file), account=account, orchestra=orchestra)
+    lines, unknown = books_source.reconcile(target, export)
     drifting = [line for line in lines if drifts(line, tolerance_percent)]
     totals = _totals(lines)
     if as_json:
@@ -126,6 +128,7 @@ def reconcile(target: Target, file: Path, *, account: str | None, tolerance_perc
                 "tolerance_percent": tolerance_percent,
                 "lines": [_line_json(line, drifts=line in drifting) for line in lines],
                 "totals": [_line_json(line, drifts=drifts(line, tolerance_percent)) for line in totals],
+                "unknown_holds": [unknown_json(one) for one in unknown],
             }
         )
     else:
@@ -135,6 +138,8 @@ def reconcile(target: Target, file: Path, *, account: str | None, tolerance_perc
         console.print(render_reconciliation(totals, [line for line in totals if drifts(line, tolerance_percent)]))
         words = f"{len(drifting)} of {len(lines)} lines differ by more than {tolerance_percent:g} %"
         console.print(words if drifting else f"No line differs by more than {tolerance_percent:g} %.")
+        # What they bought is in the provider's figures, and in none of ours.
+        _print_unknown(unknown)
     return int(ExitStatus.DIFFERENT if drifting else ExitStatus.ANSWERED)
 
 
@@ -186,26 +191,14 @@ def _line_json(line: ReconcileLine, *, drifts: bool) -> dict[str, Json]:
     }
 
 
-def _hold_json(held: HeldAmount) -> dict[str, Json]:
-    hold = held.hold
-    return {
-        "hold_id": hold.hold_id,
-        "holder": hold.holder,
-        "usd": None if hold.amount_nano is None else usd_from_nano(hold.amount_nano),
-        "tokens": hold.tokens,
-        "calls": hold.calls,
-        "at_s": hold.at_s,
-        "expired_s": held.ended_s,
-    }
-
-
-def _print_unknown(unknown: Sequence[HeldAmount]) -> None:
+def _print_unknown(unknown: Sequence[UnknownHold]) -> None:
     if unknown:
-        usd = usd_from_nano(sum(one.nano for one in unknown))
+        usd = usd_from_nano(sum(one.amount_nano or 0 for one in unknown))
         words = "hold of a dead process counts" if len(unknown) == 1 else "holds of dead processes count"
         standard_output().print(
             Text(f"{len(unknown)} {words} as spent, ${usd} at most: what was billed, only the provider's export says.")
         )
+        standard_output().print("`tutti books unknown` lists them, `tutti books settle HOLD` settles one.")
 
 
 def _instant(text: str | None, now_s: float) -> str | None:

@@ -6,6 +6,7 @@ all of it.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,17 +18,20 @@ from sqlalchemy import Connection
 
 from app import settings
 from app.domain.accounts import Orchestra
-from app.domain.books.batch import HeldAmount
 from app.domain.books.figures import Difference, ExportRow, ReconcileLine
+from app.domain.books.unknown import Settlement, UnknownHold
 from app.domain.chat import Json
 from app.domain.errors import NotFoundError, RequestError
+from app.http.books_wire import settle_json, settled_json, unknown_list_json
 from app.http.errors import HttpProblem
 from app.http.usage_parameters import UsageParameters, read_query
 from app.http.usage_wire import budgets_json, usage_json
-from app.storage import books_checks, budgets, migrating, usage_queries
+from app.ready_file import find_server
+from app.storage import books_checks, budgets, migrating, unknown_holds, usage_queries
 from app.storage.books_reads import as_of_one_moment_at_length
 from app.storage.database import open_for_reading
 from app.storage.faults import fault, is_storage_error
+from app.storage.opened import open_store
 from app.storage.place import Place
 from app.terminal.client import HttpDesk
 from app.terminal.connect import Target, checked_address
@@ -69,14 +73,45 @@ async def get_budgets(target: Target) -> dict[str, Json]:
     return budgets_json(_read(target, lambda connection: budgets.budgets(connection, time.time())))
 
 
-def verify(target: Target) -> tuple[Sequence[Difference], Sequence[HeldAmount]]:
+def verify(target: Target) -> tuple[Sequence[Difference], Sequence[UnknownHold]]:
     """Return what does not add up, and the holds of which nobody knows what was bought."""
-    return _read(target, lambda connection: (books_checks.verify(connection), books_checks.unknown_holds(connection)))
+    return _read(target, lambda connection: (books_checks.verify(connection), unknown_holds.list_unknown(connection)))
 
 
-def reconcile(target: Target, export: Sequence[ExportRow]) -> Sequence[ReconcileLine]:
-    """Return a provider's export beside the books."""
-    return _read(target, lambda connection: books_checks.reconcile(connection, export))
+def reconcile(target: Target, export: Sequence[ExportRow]) -> tuple[Sequence[ReconcileLine], Sequence[UnknownHold]]:
+    """Return a provider's export beside the books, and the holds of which nobody knows what was bought."""
+    return _read(
+        target,
+        lambda connection: (books_checks.reconcile(connection, export), unknown_holds.list_unknown(connection)),
+    )
+
+
+async def get_unknown(target: Target) -> dict[str, Json]:
+    """Return the holds of which nobody knows what was bought as ``GET /api/v1/books/unknown`` has them."""
+    if target.server is not None:
+        return await _fetch(target.server, "/api/v1/books/unknown")
+    return unknown_list_json(_read(target, unknown_holds.list_unknown), time.time())
+
+
+async def settle(target: Target, settlement: Settlement) -> dict[str, Json]:
+    """Settle one as ``POST /api/v1/books/settle`` does: through the server, or in the database where none runs."""
+    orchestra = configuration(target)
+    server = target.server if target.server is not None else find_server(Path(orchestra.data_dir))
+    if server is not None:
+        desk = HttpDesk(checked_address(server))
+        try:
+            return await desk.post_document("/api/v1/books/settle", settle_json(settlement))
+        finally:
+            await desk.aclose()
+    place = Place(Path(orchestra.data_dir), orchestra.store_url)
+    if place.file is not None and not place.file.exists():
+        raise _no_books(place)
+    store = await asyncio.to_thread(open_store, place)
+    try:
+        found = store.writer.submit(lambda connection: unknown_holds.settle(connection, settlement, time.time()))
+        return settled_json((await asyncio.wrap_future(found))[0])
+    finally:
+        await asyncio.to_thread(store.close)
 
 
 def configuration(target: Target) -> Orchestra:

@@ -14,12 +14,12 @@ from rich.text import Text
 from app.domain.books.budgets import Ledger
 from app.domain.books.figures import Difference, ReconcileLine
 from app.domain.books.money import usd_from_nano
-from app.terminal.words import money, number, one_line, seconds
+from app.terminal.words import money, number, one_line, seconds, span
 
 BAR_CELLS = 20
 NOBODY = "(none)"
-_HOUR_S = 3_600.0
 _DAY_S = 86_400.0
+OWNERS = ("team", "user", "key", "run")
 
 
 def render_usage(document: Mapping[str, Any]) -> Table:
@@ -52,7 +52,7 @@ def render_budgets(budgets: Sequence[Mapping[str, Any]], now_s: float) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("outlook", overflow="fold")
     for one in budgets:
-        window = one["window"] if one["resets_s"] is None else f"{one['window']}, {_in(one['resets_s'] - now_s)} left"
+        window = one["window"] if one["resets_s"] is None else f"{one['window']}, {span(one['resets_s'] - now_s)} left"
         name = one["kind"] if one["kind"] == "tenant" else f"{one['kind']} {one['name']}"
         figures = (_amount(one, one[each]) for each in ("spent", "held", "unknown", "left", "limit"))
         table.add_row(
@@ -95,6 +95,21 @@ def render_reconciliation(lines: Sequence[ReconcileLine], drifting: Sequence[Rec
         style = "red" if line in drifting else ""
         table.add_row(*(Text(one_line(text, 60), style=style) for text in (*places, *figures)))
     return table
+
+
+def render_unknown(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return one row a hold: whose it is, how old, and how much it may have been at most."""
+    found = _table()
+    for name in ("hold", "whose", "account", "model"):
+        found.add_column(name, overflow="fold")
+    for name in ("age", "at most", "tokens", "calls"):
+        found.add_column(name, justify="right", no_wrap=True)
+    for one in rows:
+        whose = ", ".join(f"{kind} {one[kind]}" for kind in OWNERS if one[kind]) or NOBODY
+        names = (one["hold_id"], whose, one["account"] or NOBODY, one["model"] or NOBODY)
+        figures = (span(one["age_s"]), money(one["usd"]), number(one["tokens"]), str(one["calls"]))
+        found.add_row(*(Text(one_line(text, 80)) for text in names), *(Text(text) for text in figures))
+    return found
 
 
 def burn_per_s(one: Mapping[str, Any], now_s: float) -> Decimal | None:
@@ -167,9 +182,3 @@ def _amount(one: Mapping[str, Any], text: str) -> str:
 
 def _exact(ledger: Ledger, value: int) -> str:
     return f"${usd_from_nano(value)}" if ledger is Ledger.USD else number(value)
-
-
-def _in(rest_s: float) -> str:
-    if rest_s >= 2 * _DAY_S:
-        return f"{rest_s / _DAY_S:.0f} days"
-    return f"{rest_s / _HOUR_S:.0f} h" if rest_s >= 2 * _HOUR_S else seconds(rest_s)

@@ -160,10 +160,19 @@ class HttpDesk:
         """Return the JSON object at ``path``, for what is shown as the server says it; its refusals are raised."""
         return await self._call("GET", path)
 
+    async def post_document(self, path: str, body: Mapping[str, Json]) -> dict[str, Json]:
+        """Send a JSON object and return the one that answers it; refusals are raised."""
+        return await self._call("POST", path, body=dict(body))
+
     async def alive(self) -> str:
         """Return the server's version; raises InternalError where no Tutti answers at this address."""
         body = await self._call("GET", "/healthz", timeout_s=3.0)
         return str(body.get("version", ""))
+
+    async def date(self) -> str:
+        """Return the server's time as its ``Date`` header says it; empty where it says none."""
+        response = await self._send("GET", "/healthz", None, {}, 3.0)
+        return str(response.headers.get("date", ""))
 
     async def _call(
         self,

@@ -7,6 +7,9 @@ from decimal import Decimal, InvalidOperation
 
 from app.domain.chat import Json
 
+_HOUR_S = 3_600.0
+_DAY_S = 86_400.0
+
 
 def printable(text: str) -> str:
     """Return ``text`` without control characters, except line breaks and tabs.
@@ -28,6 +31,13 @@ def seconds(value_s: float) -> str:
         return f"{max(0.0, value_s):.1f} s"
     minutes, rest = divmod(int(value_s), 60)
     return f"{minutes} min {rest:02d} s"
+
+
+def span(value_s: float) -> str:
+    """Return a long duration: in days or hours from two of them on."""
+    if value_s >= 2 * _DAY_S:
+        return f"{value_s / _DAY_S:.0f} days"
+    return f"{value_s / _HOUR_S:.0f} h" if value_s >= 2 * _HOUR_S else seconds(value_s)
 
 
 def money(cost_usd: str | None) -> str:

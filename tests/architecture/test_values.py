@@ -24,6 +24,7 @@ MODULES = (
         "books.entries",
         "books.figures",
         "books.prices",
+        "books.unknown",
         "books.usage",
         "live_usage",
         "repeats",

@@ -8,17 +8,27 @@ thread-safe, and good for one batch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 
-from app.domain.books.budgets import QUARTER_S, BudgetSpec, Ledger, Owners
+from app.domain.books.balances import (
+    Account,
+    BookedEntry,
+    HeldAmount,
+    HoldState,
+    Transfer,
+    TransferKind,
+    alert_of,
+    move,
+    refusal_of,
+)
+from app.domain.books.budgets import QUARTER_S, BudgetSpec, Owners
 from app.domain.books.entries import (
     Answer,
     Command,
     Correct,
+    Ending,
     Expire,
     Hold,
-    Refusal,
     Settle,
     SoftAlert,
     UsageEntry,
@@ -26,121 +36,8 @@ from app.domain.books.entries import (
 )
 from app.domain.books.legs import AccountKey, leg_set_of, legs_for, spec_of
 from app.domain.books.sums import Sums, charged_nano, charged_tokens, sums_of
-
-SPARE_PARTS = 4
-"""What is taken ahead is at most this part of what is left of every budget."""
-
-
-class HoldState(StrEnum):
-    """A hold leaves ``OPEN`` exactly once."""
-
-    OPEN = "open"
-    POSTED = "posted"
-    VOIDED = "voided"
-    EXPIRED = "expired"
-
-
-class TransferKind(StrEnum):
-    """What a transfer does to the accounts of its legs; what it frees, it takes from where the hold stood."""
-
-    PENDING = "pending"
-    POST = "post"
-    """Frees the hold, posts what was spent of it."""
-    VOID = "void"
-    EXPIRE = "expire"
-    """Moves the hold to unknown."""
-    RESOLVE = "resolve"
-    """Frees what was unknown: somebody knows now."""
-    SINGLE = "single"
-    """Posts what no hold covered."""
-    CORRECT = "correct"
-    """Posts what an entry turned out to have cost more."""
-    REFUND = "refund"
-    """Posts back what it turned out to have cost less."""
-    OPENING = "opening"
-    """Posts what was spent in a window before its budget existed."""
-
-
-@dataclass(slots=True)
-class Account:
-    """Balances of one account as the batch goes on."""
-
-    key: AccountKey
-    limit: int | None = None
-    spec: BudgetSpec | None = None
-    """What limits it now."""
-    pending: int = 0
-    posted: int = 0
-    unknown: int = 0
-    refunded: int = 0
-    alerted: bool = False
-    stored: tuple[int, int, int, int] | None = None
-    """The four balances as they are in the store; None: not there yet."""
-    usd: bool = field(init=False)
-    hard_limit: int | None = None
-    """What a hold must fit into; None: nothing stops it here."""
-    alert_at: float | None = None
-    """What must be used for an alert; None: there is none to come."""
-
-    def __post_init__(self) -> None:
-        self.usd = self.key.ledger is Ledger.USD
-
-    @property
-    def used(self) -> int:
-        """Spent, or not known not to be."""
-        return self.posted - self.refunded + self.unknown
-
-    @property
-    def balances(self) -> tuple[int, int, int, int]:
-        """Pending, posted, unknown, refunded."""
-        return self.pending, self.posted, self.unknown, self.refunded
-
-
-@dataclass(slots=True)
-class HeldAmount:
-    """A hold as the batch goes on."""
-
-    hold: Hold
-    leg_set: str
-    state: HoldState = HoldState.OPEN
-    resolved: bool = False
-    ended_s: float | None = None
-    stored: tuple[HoldState, bool] | None = None
-    """State and ``resolved`` as they are in the store; None: not there yet."""
-
-    @property
-    def nano(self) -> int:
-        return self.hold.amount_nano or 0
-
-
-@dataclass(slots=True)
-class BookedEntry:
-    """An entry, or a correction of one, as it stands in the books."""
-
-    entry: UsageEntry
-    row_id: str
-    """The entry's id, or the correction's."""
-    sums: Sums
-    """What it adds: of a correction, the difference."""
-    hold_id: str | None
-    leg_set: str
-    booked_s: float
-    corrects: str | None = None
-
-
-@dataclass(slots=True)
-class Transfer:
-    """One movement on all accounts of a leg set. Never changed; not frozen, because freezing makes it slow."""
-
-    kind: TransferKind
-    at_s: float
-    leg_set: str
-    nano: int = 0
-    tokens: int = 0
-    freed_nano: int = 0
-    freed_tokens: int = 0
-    hold_id: str | None = None
-    entry_id: str | None = None
+from app.domain.books.unknown import replacement_id, settlement_id
+from app.domain.chat import NO_USAGE
 
 
 class Batch:
@@ -228,7 +125,7 @@ class Batch:
         leg_set = self._planned[command.owners, self.quarter]
         legs = self._legs(leg_set)
         for account in legs:
-            refusal = _refusal(account, command)
+            refusal = refusal_of(account, command)
             if refusal is not None:
                 return Answer(outcome="refused", refusal=refusal)
         held = HeldAmount(hold=command, leg_set=leg_set)
@@ -247,6 +144,10 @@ class Batch:
 
     def _settle(self, command: Settle) -> Answer:
         held = self.holds.get(command.hold_id) if command.hold_id is not None else None
+        by_hand = any(entry.ending is Ending.SETTLED for entry in command.entries)
+        if by_hand and not (held is not None and held.unknown):
+            said = all(entry.entry_id in self.known for entry in command.entries)
+            return Answer(outcome="replayed" if said else "conflict")
         fresh = self._fresh(command.entries)
         if command.entries and not fresh:
             # Said again; perhaps before a hold of that id came, which is not its to end.
@@ -257,11 +158,13 @@ class Batch:
         if held.state is HoldState.OPEN:
             self._end(held, TransferKind.POST, command.at_s, min(nano, held.nano), min(tokens, held.hold.tokens))
             nano, tokens = nano - min(nano, held.nano), tokens - min(tokens, held.hold.tokens)
-        elif held.state is HoldState.EXPIRED and not held.resolved:
+        elif held.unknown:
             self._resolve(held, command.at_s)
         elif not fresh:
             settled = held.state is HoldState.POSTED or held.resolved
             return Answer(outcome="replayed" if settled else "conflict")
+        else:
+            self._take_back(held, command.at_s)
         self._single(command, held.leg_set, nano, tokens)
         return Answer(outcome="done", alerts=self._alerts(held.leg_set), count=len(fresh))
 
@@ -282,9 +185,9 @@ class Batch:
             return Answer(outcome="missing")
         if held.state is HoldState.OPEN:
             self._end(held, TransferKind.VOID, command.at_s, 0, 0)
-        elif held.state is HoldState.EXPIRED and not held.resolved:
+        elif held.unknown:
             self._resolve(held, command.at_s)
-        else:
+        elif not self._take_back(held, command.at_s):
             return Answer(outcome="conflict" if held.state is HoldState.POSTED else "replayed")
         return Answer(outcome="done")
 
@@ -340,6 +243,18 @@ class Batch:
                     )
                 )
         return Answer(outcome="done", alerts=self._alerts(booked.leg_set), count=1)
+
+    def _take_back(self, held: HeldAmount, at_s: float) -> bool:
+        """Undo what a person settled an unknown hold with, if one did: who knows has come."""
+        undo = Correct(
+            correction_id=replacement_id(held.hold.hold_id),
+            entry_id=settlement_id(held.hold.hold_id),
+            usage=NO_USAGE,
+            cost_nano=0,
+            price_id=None,
+            at_s=at_s,
+        )
+        return self._correct(undo).outcome == "done"
 
     def _fresh(self, entries: Sequence[UsageEntry]) -> list[UsageEntry]:
         fresh = []
@@ -418,33 +333,8 @@ class Batch:
         for account in self._legs(leg_set):
             if account.alert_at is not None and account.used >= account.alert_at:
                 account.alerted, account.alert_at = True, None
-                alerts += (_alert(account),)
+                alerts += (alert_of(account),)
         return alerts
-
-
-def move(account: Account, transfer: Transfer) -> None:
-    """Change one account's balances by a transfer."""
-    if account.usd:
-        amount, freed = transfer.nano, transfer.freed_nano
-    else:
-        amount, freed = transfer.tokens, transfer.freed_tokens
-    kind = transfer.kind
-    if kind is TransferKind.PENDING:
-        account.pending += amount
-    elif kind is TransferKind.POST:
-        account.pending -= freed
-        account.posted += amount
-    elif kind is TransferKind.VOID:
-        account.pending -= freed
-    elif kind is TransferKind.EXPIRE:
-        account.pending -= freed
-        account.unknown += freed
-    elif kind is TransferKind.RESOLVE:
-        account.unknown -= freed
-    elif kind is TransferKind.REFUND:
-        account.refunded += amount
-    else:
-        account.posted += amount
 
 
 def is_overdue(hold: Hold, command: Expire) -> bool:
@@ -459,41 +349,3 @@ _STATE_AFTER = {
     TransferKind.VOID: HoldState.VOIDED,
     TransferKind.EXPIRE: HoldState.EXPIRED,
 }
-
-
-def _refusal(account: Account, command: Hold) -> Refusal | None:
-    limit = account.hard_limit
-    if limit is None:
-        return None
-    asked = command.amount_nano if account.usd else command.tokens
-    left = limit - account.used - account.pending
-    if asked is not None and (not asked or asked * (SPARE_PARTS if command.spare else 1) <= left):
-        return None
-    assert account.spec is not None, "a limit is a budget's"
-    return Refusal(
-        reason="unpriced" if asked is None else "exhausted",
-        budget_id=account.spec.budget_id,
-        owner_kind=account.key.owner_kind,
-        owner_name=account.key.owner_name,
-        window=account.key.window,
-        ledger=account.key.ledger,
-        limit=limit,
-        left=max(0, left),
-        asked=asked,
-        resets_s=account.key.ends_s,
-    )
-
-
-def _alert(account: Account) -> SoftAlert:
-    assert account.spec is not None, "a limit is a budget's"
-    assert account.limit is not None, "and so is what is soft about it"
-    return SoftAlert(
-        budget_id=account.spec.budget_id,
-        owner_kind=account.key.owner_kind,
-        owner_name=account.key.owner_name,
-        window=account.key.window,
-        window_key=account.key.window_key,
-        ledger=account.key.ledger,
-        limit=account.limit,
-        spent=account.used,
-    )

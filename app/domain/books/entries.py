@@ -27,6 +27,8 @@ class Ending(StrEnum):
     """The slower of two attempts at one call, paid and not used."""
     UNKNOWN = "unknown"
     """Whether it was answered and billed nobody knows yet."""
+    SETTLED = "settled"
+    """Nobody knew, and a person settled the hold by hand; ``error_kind`` has who, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,7 @@ class UsageEntry:
     request_id: str = ""
     trace_id: str = ""
     error_kind: str = ""
+    """What went wrong, by kind; of ``SETTLED``, who said so and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.domain.books.batch import SPARE_PARTS
+from app.domain.books.balances import SPARE_PARTS
 from app.domain.books.budgets import Ledger, Owners
 from app.domain.books.entries import Command, Hold, Refusal, Settle, UsageEntry, Void
 

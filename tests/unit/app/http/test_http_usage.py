@@ -19,13 +19,14 @@ from actors.store import Store
 from app import settings
 from app.domain.accounts import Orchestra
 from app.domain.books.budgets import BudgetSpec, OwnerKind, Owners, Window
-from app.domain.books.entries import Ending, Hold, Settle, UsageEntry
+from app.domain.books.entries import Ending, Expire, Hold, Settle, UsageEntry
 from app.domain.books.prices import PriceRow, Rates
 from app.domain.callers import CallerSpec, hash_key
 from app.domain.chat import Usage
 from app.domain.errors import InternalError
 from app.domain.gateway import Caller
 from app.http.app import build_app, build_door
+from app.http.books import SettledOut, UnknownHoldListOut
 from app.http.limits import HttpLimits
 from app.http.usage_schemas import BudgetListOut, CostsOut, StatsOut
 from app.services.gateway.gateway import Gateway
@@ -343,6 +344,37 @@ async def test_a_key_sees_its_own_use_and_an_admin_everybodys(store: Store, orch
     assert refused.json()["error"]["param"] == "key"
     assert unknown.status_code == 401
     assert [json.loads(one["data"]).get("entry_id") for one in seen] == [None, "e1", "e4"]
+
+
+async def test_unknown_holds_are_an_admins_to_see_and_settle(store: Store, orchestra: Orchestra) -> None:
+    """Other keys would learn, and decide, what others spent."""
+    owners = Owners(tenant="acme", team="research")
+    hold = Hold(hold_id="h/1", owners=owners, amount_nano=5, tokens=9, at_s=NOON, expires_s=NOON + 60.0, holder="r")
+    await store.apply_books([hold, Expire(at_s=NOON, holder="r")])
+    body = {"hold_id": "h/1", "how": "void", "reason": "never sent"}
+    async with a_client(store, orchestra, "ci-of-acme") as own, a_client(store, orchestra, "boss-of-acme") as boss:
+        refused = [await own.get("/api/v1/books/unknown"), await own.post("/api/v1/books/settle", json=body)]
+        listed = UnknownHoldListOut.model_validate((await boss.get("/api/v1/books/unknown")).json(), strict=True)
+        wrong = [
+            await boss.post("/api/v1/books/settle", json={**body, **more})
+            for more in ({"how": "figures"}, {"usd": "1"}, {"usd": "many"}, {"hold_id": "h/2"}, {"tokens": -1})
+        ]
+        settled = await boss.post("/api/v1/books/settle", json=body)
+        again = await boss.post("/api/v1/books/settle", json=body)
+        other = await boss.post("/api/v1/books/settle", json={**body, "how": "as_spent"})
+        left = (await boss.get("/api/v1/books/unknown")).json()
+
+    assert [response.status_code for response in refused] == [403, 403]
+    assert [(one.hold_id, one.usd, one.tokens, one.team) for one in listed.data] == [
+        ("h/1", "0.000000005", 9, "research")
+    ]
+    assert [response.status_code for response in wrong] == [400, 400, 422, 404, 422]
+    out = SettledOut.model_validate(settled.json(), strict=True)
+    assert (out.cost_usd, out.reason, out.repeated) == ("0", "boss: never sent", False)
+    assert again.json() == {**settled.json(), "repeated": True}
+    assert other.status_code == 409
+    assert left == {"data": []}
+    assert await store.verify_books() == []
 
 
 async def test_the_routes_are_in_the_document_with_what_they_refuse(store: Store) -> None:

@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Connection, Engine, select, update
 
-from app.domain.books.batch import HeldAmount
+from app.domain.books.balances import HeldAmount
 from app.domain.books.budgets import EVERYONE, BudgetSpec, Ledger, OwnerKind, Owners, Window
 from app.domain.books.entries import Answer, Command, Correct, Ending, Expire, Void
 from app.domain.books.figures import BudgetFigures
+from app.domain.books.unknown import settlement_id
 from app.domain.chat import Usage
 from app.domain.errors import InternalError
-from app.storage import books_checks, budgets, ledger
+from app.storage import books_checks, budgets, ledger, unknown_holds
 from app.storage.books_tables import hold, ledger_account, transfer, usage_day, usage_entry, usage_hour
 from tests.fakes.ledger_commands import BOB, NOON_S, a_budget, a_hold, a_settle, an_entry, fresh_books
 
@@ -179,11 +180,11 @@ def test_a_dead_holders_hold_becomes_unknown_and_counts_as_spent(books: Books) -
     answer = books.one(Expire(at_s=NOON_S + 60))
     figures = books.usd()
     with books.engine.begin() as connection:
-        unknown = books_checks.unknown_holds(connection)
+        unknown = unknown_holds.list_unknown(connection)
 
     assert answer.count == 1
     assert (figures.held, figures.unknown, figures.left) == (300, 300, 400)
-    assert [one.hold.hold_id for one in unknown] == ["h"]
+    assert [one.hold_id for one in unknown] == ["h"]
     assert books.one(Expire(at_s=NOON_S + 61)).count == 0
 
 
@@ -193,6 +194,32 @@ def test_a_holder_known_to_be_dead_loses_its_holds_at_once(books: Books) -> None
 
     assert books.one(Expire(at_s=NOON_S, holder="replica-2")).count == 1
     assert books.usd().unknown == 100
+
+
+def test_what_a_person_settled_gives_way_to_the_truth(books: Books) -> None:
+    """A replica that was only cut off comes back after somebody decided: what it bought counts, once, visibly."""
+    by_hand = an_entry(settlement_id("h"), 250, ending=Ending.SETTLED, price_id=None)
+    books.do(a_hold("h", 300), Expire(at_s=NOON_S + 60), a_settle("h", by_hand))
+    decided = books.usd()
+    again = books.one(a_settle("h", an_entry(settlement_id("h"), 10, ending=Ending.SETTLED, price_id=None)))
+    late = books.one(a_settle("h", an_entry("e1", 120), an_entry("e2", 50)))
+    said_again = books.one(a_settle("h", an_entry("e1", 120), an_entry("e2", 50)))
+    void = books.one(Void(hold_id="h", at_s=NOON_S + 70))
+
+    assert (decided.spent, decided.unknown) == (250, 0)
+    assert again.outcome == "replayed"
+    assert (late.outcome, said_again.outcome, void.outcome) == ("done", "replayed", "replayed")
+    assert (books.usd().spent, books.usd().unknown) == (170, 0)
+
+
+def test_a_person_settles_only_what_nobody_knows(books: Books) -> None:
+    """A hold whose holder lives, or that ended, is not theirs."""
+    books.do(a_hold("open"), a_hold("posted"), a_settle("posted", an_entry("e")))
+
+    for name in ("open", "posted", "none"):
+        by_hand = an_entry(settlement_id(name), 250, ending=Ending.SETTLED, price_id=None)
+        assert books.one(a_settle(name, by_hand)).outcome == "conflict"
+    assert (books.usd().spent, books.usd().held) == (40, 100)
 
 
 def test_late_truth_replaces_what_was_unknown(books: Books) -> None:

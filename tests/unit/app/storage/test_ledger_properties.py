@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from app.domain.books.batch import SPARE_PARTS
+from app.domain.books.balances import SPARE_PARTS
 from app.domain.books.budgets import OwnerKind, Owners, Window
 from app.domain.books.entries import Command, Correct, Ending, Expire, Hold, Settle, UsageEntry, Void
+from app.domain.books.unknown import settlement_id
 from app.domain.chat import Usage
 from app.storage import books_checks, ledger
 from app.storage.books_tables import ledger_account, transfer
@@ -83,6 +84,20 @@ def settles(draw: st.DrawFn) -> Settle:
 
 
 @st.composite
+def settles_by_hand(draw: st.DrawFn) -> Settle:
+    number = draw(hold_ids)
+    entry = an_entry(
+        settlement_id(f"h{number}"),
+        draw(st.none() | amounts),
+        owners=whose(number),
+        usage=draw(usages),
+        ending=Ending.SETTLED,
+        price_id=None,
+    )
+    return Settle(hold_id=f"h{number}", entries=(entry,), at_s=draw(times))
+
+
+@st.composite
 def corrections(draw: st.DrawFn) -> Correct:
     cost = draw(st.none() | amounts)
     return Correct(
@@ -98,7 +113,9 @@ def corrections(draw: st.DrawFn) -> Correct:
 voids = st.builds(Void, hold_id=hold_ids.map(lambda number: f"h{number}"), at_s=times)
 expiries = st.builds(Expire, at_s=times, holder=st.sampled_from([None, None, "r1"]))
 histories = st.lists(
-    st.one_of(holds(), holds(), holds(), settles(), settles(), voids, expiries, corrections()), min_size=1, max_size=24
+    st.one_of(holds(), holds(), holds(), settles(), settles(), settles_by_hand(), voids, expiries, corrections()),
+    min_size=1,
+    max_size=24,
 )
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 """Not shrunk: a history of twenty commands is readable, and shrinking takes minutes."""
@@ -123,6 +140,8 @@ class Model:
     holds: dict[str, Held] = field(default_factory=dict)
     entries: dict[str, tuple[UsageEntry, frozenset[tuple[str, str]]]] = field(default_factory=dict)
     corrections: dict[str, str] = field(default_factory=dict)
+    replaced: set[str] = field(default_factory=set)
+    """Settlements by hand that gave way to true entries."""
     latest_s: float = 0.0
 
     def used(self, account: tuple[str, str], *, tokens: bool = False) -> tuple[int, int, int]:
@@ -192,6 +211,9 @@ class Model:
         return "done"
 
     def _settle(self, command: Settle) -> str:
+        by_hand = any(entry.ending is Ending.SETTLED for entry in command.entries)
+        if by_hand and ((found := self.holds.get(command.hold_id or "")) is None or found.known):
+            return "replayed" if command.entries[0].entry_id in self.entries else "conflict"
         fresh = {entry.entry_id: entry for entry in reversed(command.entries) if entry.entry_id not in self.entries}
         held = self.holds.get(command.hold_id or "")
         for entry in fresh.values():
@@ -207,8 +229,19 @@ class Model:
             held.known = True
             return "done"
         if fresh:
+            self._take_back(held.command.hold_id)
             return "done"
         return "conflict" if held.end == "voided" else "replayed"
+
+    def _take_back(self, hold_id: str) -> bool:
+        """What a person settled counts until somebody comes who knows."""
+        name = settlement_id(hold_id)
+        if name not in self.entries or name in self.replaced:
+            return False
+        self.replaced.add(name)
+        entry, accounts = self.entries[name]
+        self.entries[name] = (replace(entry, usage=Usage(input_tokens=0, output_tokens=0), cost_nano=0), accounts)
+        return True
 
     def _void(self, command: Void) -> str:
         held = self.holds.get(command.hold_id)
@@ -219,6 +252,8 @@ class Model:
             return "done"
         if not held.known:
             held.known = True
+            return "done"
+        if self._take_back(command.hold_id):
             return "done"
         return "conflict" if held.end == "posted" else "replayed"
 

@@ -12,7 +12,7 @@ from app.domain.books.entries import Expire
 from app.domain.books.figures import ExportRow, ReconcileLine
 from app.domain.books.prices import LongContext, PeakWindow, Rates
 from app.domain.errors import ConflictError
-from app.storage import books_checks, budgets, ledger
+from app.storage import books_checks, budgets, ledger, unknown_holds
 from tests.fakes.ledger_commands import NOON_S, PRICE, a_hold, a_settle, an_entry, fresh_books
 
 TODAY = date(2026, 11, 21)
@@ -64,9 +64,9 @@ def test_unknown_holds_are_listed_until_somebody_knows() -> None:
     """They are what a drift may be explained by."""
     with fresh_books() as engine, engine.begin() as connection:
         ledger.apply(connection, [a_hold("h1"), a_hold("h2"), Expire(at_s=NOON_S + 61)])
-        before = [one.hold.hold_id for one in books_checks.unknown_holds(connection)]
+        before = [one.hold_id for one in unknown_holds.list_unknown(connection)]
         ledger.apply(connection, [a_settle("h1", an_entry("e"), at_s=NOON_S + 70)])
-        after = [one.hold.hold_id for one in books_checks.unknown_holds(connection)]
+        after = [one.hold_id for one in unknown_holds.list_unknown(connection)]
 
     assert before == ["h1", "h2"]
     assert after == ["h2"]
