@@ -154,7 +154,8 @@ async def serve_until_signal(orchestra: Orchestra, *, host: str, port: int, on_p
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         url = f"http://{host}:{port}"
-        with ReadyFile(Path(orchestra.data_dir), url):
+        metrics = [f"http://{address}:{port}/metrics" for address, port in cluster.metrics_ports()]
+        with ReadyFile(Path(orchestra.data_dir), url, metrics):
             print(f"ready {url}", flush=True)  # noqa: T201  the promised line for scripts
             await stop.wait()
         on_progress(f"draining (at most {DRAIN_TIMEOUT_S:g} s); a second signal ends at once")
