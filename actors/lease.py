@@ -258,19 +258,24 @@ async def _measure(desk: PermitDesk) -> None:
 
 
 class OneLease:
-    """A replica's lease: taken at the first request, given back when the replica ends."""
+    """A replica's lease: taken when the replica starts, given back when it ends."""
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
         self._lease: GatewayLease | None = None
         self._closed = False
 
+    def begin(self) -> None:
+        """Learn the configuration before the first request asks for it."""
+        if self._lease is None and not self._closed:
+            self._lease = GatewayLease(self._namespace)
+
     async def gateway(self) -> Gateway:
         """See ``GatewayLease.gateway``; nobody gets one from a replica that has ended."""
         if self._closed:
             raise CapacityError("this replica has ended", retry_after_s=1.0)
-        if self._lease is None:
-            self._lease = GatewayLease(self._namespace)
+        self.begin()
+        assert self._lease is not None
         return await self._lease.gateway()
 
     async def aclose(self) -> None:

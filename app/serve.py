@@ -63,6 +63,7 @@ def door(namespace: str) -> type[Any]:
             version=version("tutti"),
             gateway=lease.gateway,
             books_factory=lambda: StoreHandle(namespace),
+            on_start=lease.begin,
             on_end=lease.aclose,
         )
 

@@ -31,6 +31,7 @@ def build_app(
     version: str,
     books_factory: Callable[[], UsageBooks] | None = None,
     limits: HttpLimits | None = None,
+    on_start: Callable[[], None] | None = None,
     on_end: Callable[[], Awaitable[None]] | None = None,
 ) -> FastAPI:
     """Build the app.
@@ -40,6 +41,7 @@ def build_app(
         version: What /healthz and the OpenAPI document say.
         books_factory: As ``desk_factory``; without it the routes of the books are not there.
         limits: Bounds of what is let in.
+        on_start: Called on the event loop when the server starts, before its first request.
         on_end: Awaited when the server ends, after its last request.
 
     The app does not pickle: FastAPI keeps a lock in it, and Starlette's state cannot be loaded again. Ray Serve takes a
@@ -48,6 +50,8 @@ def build_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        if on_start is not None:
+            on_start()
         yield
         if on_end is not None:
             await on_end()
@@ -71,10 +75,11 @@ def build_door(
     version: str,
     gateway: GatewayFactory,
     books_factory: Callable[[], UsageBooks] | None = None,
+    on_start: Callable[[], None] | None = None,
     on_end: Callable[[], Awaitable[None]] | None = None,
 ) -> FrontDoor:
     """Return the app with the gateway of this process in front; the rest as ``build_app``."""
-    app = build_app(desk_factory, version=version, books_factory=books_factory, on_end=on_end)
+    app = build_app(desk_factory, version=version, books_factory=books_factory, on_start=on_start, on_end=on_end)
     return mount(app, gateway)
 
 

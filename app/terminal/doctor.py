@@ -77,7 +77,7 @@ async def _of_server(url: str) -> AsyncIterator[Finding]:
         for finding in probes.judge_parts(dict(await desk.ready())):
             yield finding
         rows = await desk.accounts()
-        judged = [finding for row in rows if (finding := probes.judge_account(row)) is not None]
+        judged = [found for row in rows if (found := probes.judge_account(row)) is not None]
         for finding in judged or [probes.ok("accounts", f"{len({row.account for row in rows})} serve")]:
             yield finding
     except GatewayError as error:

@@ -74,14 +74,15 @@ class ProviderCall:
         instruments.OPERATION_DURATION.observe(duration_s, self._operation, provider, model, account, how.error)
         if how.error and how.error != CANCELLED:
             instruments.REFUSALS.add(1, provider, account, how.error)
-        if usage != NO_USAGE:
+        known = bool(usage.input_tokens or usage.output_tokens)
+        if known:
             for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
                 instruments.TOKEN_USAGE.observe(tokens, provider, model, kind)
                 instruments.TOKENS_USED.add(tokens, provider, model, account, kind)
         if how.ttft_s is not None:
             instruments.FIRST_CHUNK.observe(how.ttft_s, provider, model)
         if self._told is not None:
-            if usage != NO_USAGE:
+            if known:
                 self._told.set(Attribute.INPUT_TOKENS, usage.input_tokens)
                 self._told.set(Attribute.OUTPUT_TOKENS, usage.output_tokens)
             self._told.set(Attribute.FIRST_CHUNK, how.ttft_s)
