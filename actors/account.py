@@ -340,7 +340,7 @@ class AccountHost:
             # On disk before it is sent: whoever recovers the call must know where to ask for it.
             await self._store.place_call(key, order.account, order.model)
         try:
-            if key is not None and spec.endpoint is EndpointClass.REATTACH and isinstance(adapter, BackgroundAdapter):
+            if key is not None and isinstance(adapter, BackgroundAdapter):
                 background = BackgroundCall(
                     adapter,
                     request,

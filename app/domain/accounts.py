@@ -95,6 +95,8 @@ class EndpointClass(StrEnum):
     """Calls can be found again under our key, some time after they were made."""
     REATTACH = "reattach"
     """It names a call at once and makes it without us: the answer can be fetched by that name, for some time."""
+    BATCH = "batch"
+    """It makes calls in batches, which are found again by our name for them; their answers are fetched."""
     IDEMPOTENT = "idempotent"
     """The same key again is the same call, billed once."""
 
@@ -117,7 +119,9 @@ class AccountSpec:
     timeout_s: float = 600.0
     endpoint: EndpointClass = EndpointClass.OPAQUE
     lookup_lag_s: float = 60.0
-    """At a ``lookup`` endpoint: from a crash until every call that was made before it can be found."""
+    """At ``lookup`` and ``batch`` endpoints: from a crash until every call that was made before it can be found."""
+    batch_window_s: float = 10.0
+    """At a ``batch`` endpoint: how long calls are gathered before their batch leaves."""
     options: tuple[tuple[str, str], ...] = ()
     """Provider options, for instance ``model_path`` of a local account."""
 

@@ -25,6 +25,9 @@ Ruling = Literal["buy_again", "give_up"]
 """What that person decided."""
 
 
+_NAMING = frozenset({EndpointClass.REATTACH, EndpointClass.BATCH})
+
+
 class Decision(StrEnum):
     """What to do with a call."""
 
@@ -37,7 +40,7 @@ class Decision(StrEnum):
     LOOK_UP = "look_up"
     """Find it under its key; adopt what is there, and resend once it is certain that nothing will be."""
     REATTACH = "reattach"
-    """Fetch its answer by the name that its provider gave it."""
+    """Fetch its answer by the name that it has at its provider."""
     RETRY = "retry"
     """Count it as unknown and buy it again under a key of its own."""
     ASK = "ask"
@@ -88,7 +91,9 @@ def recover(call: CallRecord, endpoint: EndpointClass, policy: RecoveryPolicy) -
         return Decision.RESEND
     if endpoint is EndpointClass.LOOKUP:
         return Decision.LOOK_UP
-    # Without a name nobody can ask: it was lost on its way to our journal, or the call never left.
-    if endpoint is EndpointClass.REATTACH and call.provider_id is not None:
+    if endpoint in _NAMING and call.provider_id is not None:
         return Decision.REATTACH
+    # A batch's name is ours, and on disk before it leaves. The name that a provider gives may be lost on its way to us.
+    if endpoint is EndpointClass.BATCH:
+        return Decision.SEND
     return Decision.ASK if policy.on_unknown == "hold" else Decision.RETRY

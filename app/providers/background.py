@@ -1,22 +1,20 @@
 """One call that its provider makes without us: begun, its name written down, attended until its answer is there.
 
-Used by the account actor for the calls of runs at ``reattach`` endpoints. Keeps no journal: it is handed the deed that
-writes the name down. What is begun is billed whether somebody listens or not, so what nobody wants any more is stopped.
+Used by the account actor for the calls of runs at ``reattach`` and ``batch`` endpoints. Keeps no journal: it is handed
+the deed that writes the name down. What is begun is billed whether somebody listens or not, so what nobody wants any
+more is stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Awaitable, Callable
 
 from app.domain.chat import ChatRequest, ChatResult
-from app.domain.errors import ConflictError, GatewayError, UpstreamError, UpstreamKind
+from app.domain.errors import GatewayError, UpstreamError, UpstreamKind
 from app.providers.base import BackgroundAdapter
-
-_log = logging.getLogger(__name__)
 
 
 class BackgroundCall:
@@ -48,8 +46,13 @@ class BackgroundCall:
         """Return the answer within ``timeout_s`` seconds; errors as ``base.BackgroundAdapter``."""
         until_s = time.monotonic() + timeout_s
         name = self._request.begun_as
-        if name is None:
-            name = await self._begun(timeout_s)
+        found = None if name is None else await self._attended(name, until_s)
+        if found is None:
+            found = await self._attended(await self._begun(timeout_s), until_s)
+        assert found is not None, "what this life has begun is there"
+        return found
+
+    async def _attended(self, name: str, until_s: float) -> ChatResult | None:
         try:
             return await self._adapter.attend(self._request, name, timeout_s=max(0.001, until_s - time.monotonic()))
         except UpstreamError as error:
@@ -62,25 +65,13 @@ class BackgroundCall:
 
     async def _begun(self, timeout_s: float) -> str:
         """Begin the call and write its name down, to the end: one that is begun and has no name cannot be stopped."""
-        beginning = asyncio.ensure_future(self._begin(timeout_s))
+        beginning = asyncio.ensure_future(self._adapter.begin(self._request, note=self._note, timeout_s=timeout_s))
         try:
             return await asyncio.shield(beginning)
         except asyncio.CancelledError:
             with contextlib.suppress(GatewayError):
                 await self._leave(await beginning)
             raise
-
-    async def _begin(self, timeout_s: float) -> str:
-        name = await self._adapter.begin(self._request, timeout_s=timeout_s)
-        try:
-            await self._note(name)
-        except ConflictError:
-            await self._adapter.abandon(name)
-            raise
-        except GatewayError as error:
-            # It is bought already; only a crash of ours could lose its answer now.
-            _log.warning("the name of a call was not written down: %s", error.message)
-        return name
 
     async def _leave(self, name: str) -> None:
         if not self._is_wanted():

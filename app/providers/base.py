@@ -6,7 +6,7 @@ makes exactly one upstream attempt a call, and reports; it never retries, queues
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -14,6 +14,18 @@ from app.domain.accounts import ModelInfo
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult
 from app.domain.errors import UpstreamKind
 from app.domain.gateway import EmbeddingRequest, EmbeddingResult
+
+LOOK_AGAIN = frozenset(
+    (
+        UpstreamKind.CONNECTION,
+        UpstreamKind.TIMEOUT,
+        UpstreamKind.CUT,
+        UpstreamKind.GARBAGE,
+        UpstreamKind.OVERLOADED,
+        UpstreamKind.MINUTE_LIMIT,
+    )
+)
+"""Failures of a look at a call in the background that say nothing of the call itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +114,27 @@ class ProviderAdapter(Protocol):
 
 @runtime_checkable
 class BackgroundAdapter(Protocol):
-    """An adapter whose provider may make a call without us and keep its answer; of ``reattach`` endpoints only."""
+    """An adapter whose provider makes calls without us and keeps their answers: at ``reattach`` and ``batch``.
 
-    async def begin(self, request: ChatRequest, *, timeout_s: float) -> str:
-        """Have the provider begin a call; return its name there. Raises as ``ProviderAdapter.chat_completion``."""
+    Only calls with a ``call_key`` are begun.
+    """
 
-    async def attend(self, request: ChatRequest, name: str, *, timeout_s: float) -> ChatResult:
-        """Return the answer of a call that was begun, as soon as it is there; costs nothing.
+    async def begin(self, request: ChatRequest, *, note: Callable[[str], Awaitable[None]], timeout_s: float) -> str:
+        """Have the provider begin a call; return its name there.
+
+        Args:
+            request: What to ask.
+            note: Writes the name down; awaited as soon as there is a name. Raises ConflictError where the call is not
+                wanted any more.
+            timeout_s: Seconds until the call has begun. Positive.
+
+        Raises as ``ProviderAdapter.chat_completion``, and what ``note`` raises.
+        """
+
+    async def attend(self, request: ChatRequest, name: str, *, timeout_s: float) -> ChatResult | None:
+        """Return the answer of a call that was begun, as soon as it is there; None where it certainly never was.
+
+        Costs nothing.
 
         Args:
             request: What was asked.

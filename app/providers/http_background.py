@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
+from collections.abc import Awaitable, Callable
 
 from app.domain.accounts import AccountSpec
 from app.domain.chat import ChatRequest, ChatResult, Json
-from app.domain.errors import NoAnswerError, UpstreamError, UpstreamKind
+from app.domain.errors import ConflictError, GatewayError, NoAnswerError, UpstreamError, UpstreamKind
+from app.providers.base import LOOK_AGAIN
 from app.providers.classify import classify_event, garbage, has_error
 from app.providers.embeddings import EmbeddingWire
 from app.providers.http_adapter import HttpAdapter
@@ -22,17 +25,8 @@ LOOK_FIRST_S, LOOK_MAX_S = 0.25, 5.0
 """Pauses between two looks at a call that is under way: they grow by half each time."""
 LOOK_TIMEOUT_S = 30.0
 ABANDON_TIMEOUT_S = 5.0
-_LOOK_AGAIN = frozenset(
-    (
-        UpstreamKind.CONNECTION,
-        UpstreamKind.TIMEOUT,
-        UpstreamKind.CUT,
-        UpstreamKind.GARBAGE,
-        UpstreamKind.OVERLOADED,
-        UpstreamKind.MINUTE_LIMIT,
-    )
-)
-"""Failures of a look that say nothing of the call."""
+
+_log = logging.getLogger(__name__)
 
 
 class BackgroundHttpAdapter(HttpAdapter):
@@ -51,13 +45,21 @@ class BackgroundHttpAdapter(HttpAdapter):
         super().__init__(account, models, wire, embeddings)
         self._background = wire
 
-    async def begin(self, request: ChatRequest, *, timeout_s: float) -> str:
+    async def begin(self, request: ChatRequest, *, note: Callable[[str], Awaitable[None]], timeout_s: float) -> str:
         """See ``base.BackgroundAdapter``."""
         check_request(request)
         body = self._json(await self._fetch(self._background.begin(request), timeout_s))
         name = find_text(as_object(body).get("id"))
         if name is None:
             raise garbage(self._background.provider, "began a call without naming it", billed=None)
+        try:
+            await note(name)
+        except ConflictError:
+            await self.abandon(name)
+            raise
+        except GatewayError as error:
+            # It is bought already; only a crash of ours could lose its answer now.
+            _log.warning("the name of a call was not written down: %s", error.message)
         return name
 
     async def attend(self, request: ChatRequest, name: str, *, timeout_s: float) -> ChatResult:
@@ -90,7 +92,7 @@ class BackgroundHttpAdapter(HttpAdapter):
         except UpstreamError as error:
             if error.status == 404:
                 raise self._no_answer("knows nothing of the call any more") from None
-            if error.kind in _LOOK_AGAIN:
+            if error.kind in LOOK_AGAIN:
                 return None
             error.billed = None
             raise

@@ -18,7 +18,9 @@ from app.providers import openai_reply, openai_responses
 from app.providers.embeddings import OpenAIEmbeddings
 from app.providers.http_adapter import HttpAdapter
 from app.providers.http_background import BackgroundHttpAdapter
+from app.providers.http_batches import BatchHttpAdapter
 from app.providers.http_client import WireCall
+from app.providers.openai_batches import OpenAIBatches
 from app.providers.payload import as_list, as_object, dump_json, find_text, parse_json
 from app.providers.wire import ModelTable, base_url, check_key, refuse, schema_instruction, wire_key, with_extra
 
@@ -136,6 +138,10 @@ class OpenAIWire:
     def embeddings(self) -> OpenAIEmbeddings:
         """Return the wire of the same account's embeddings."""
         return OpenAIEmbeddings(provider=self.provider, url=self._url, headers=self._headers)
+
+    def batches(self) -> OpenAIBatches:
+        """Return how the same account's batches are spoken of."""
+        return OpenAIBatches(self._url, self._headers)
 
     def encode(self, request: ChatRequest, *, stream: bool) -> WireCall:
         """See ``wire.Wire``."""
@@ -298,8 +304,12 @@ class OpenAIWire:
 def _adapter(account: AccountSpec, models: Sequence[ModelInfo], dialect: Dialect) -> HttpAdapter:
     table = ModelTable(account, models, dialect.structured)
     wire = OpenAIWire(account, table, dialect)
-    adapter = BackgroundHttpAdapter if account.endpoint is EndpointClass.REATTACH else HttpAdapter
-    return adapter(account, table, wire, wire.embeddings() if dialect.embeddings else None)
+    embeddings = wire.embeddings() if dialect.embeddings else None
+    if account.endpoint is EndpointClass.REATTACH:
+        return BackgroundHttpAdapter(account, table, wire, embeddings)
+    if account.endpoint is EndpointClass.BATCH:
+        return BatchHttpAdapter(account, table, wire, wire.batches(), embeddings)
+    return HttpAdapter(account, table, wire, embeddings)
 
 
 def create_openai(account: AccountSpec, models: Sequence[ModelInfo]) -> HttpAdapter:

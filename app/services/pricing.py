@@ -49,11 +49,11 @@ class PriceList:
         return self._found[key]
 
 
-def saved_nano(usage: Usage, price: PriceRow | None, cost: int | None, *, at_s: float) -> int:
+def saved_nano(usage: Usage, price: PriceRow | None, cost: int | None, *, at_s: float, batch: bool = False) -> int:
     """Return what the provider's prompt cache saved: the same input at the full price, less what it cost."""
     if not usage.cache_read_tokens or cost is None:
         return 0
-    full = price_nano(replace(usage, cache_read_tokens=0), price, at_s=at_s)
+    full = price_nano(replace(usage, cache_read_tokens=0), price, at_s=at_s, batch=batch)
     return max(0, (full or 0) - cost)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from app.domain.accounts import Orchestra
+from app.domain.accounts import EndpointClass, Orchestra
 from app.domain.books.budgets import Owners
 from app.domain.books.entries import Command, Ending, Expire, Hold, Settle, UsageEntry, Void
 from app.domain.books.money import usd_from_nano
@@ -99,11 +99,13 @@ class RunBooks:
 
     def answered(self, record: CallRecord, call: ModelCall, answer: CallAnswer) -> Ended:
         """Return how a call ends that was answered; the cost on its row is that of its entry."""
-        provider = self._provider(answer.account)
+        account = next((one for one in self.orchestra().accounts if one.name == answer.account), None)
+        provider = "" if account is None else account.provider.value
+        batch = account is not None and account.endpoint is EndpointClass.BATCH
         price = self._prices.find(answer.model, provider)
         now_s, duration_s = self.clock.wall_s(), answer.finished_at_s - answer.started_at_s
         sent_s = now_s - duration_s
-        cost = price_nano(answer.usage, price, at_s=sent_s)
+        cost = price_nano(answer.usage, price, at_s=sent_s, batch=batch)
         entry = replace(
             self._entry(call, Ending.ANSWERED, answer.usage),
             account=answer.account,
@@ -111,7 +113,8 @@ class RunBooks:
             model=answer.model,
             cost_nano=cost,
             price_id=price.price_id if price is not None else None,
-            savings_nano=saved_nano(answer.usage, price, cost, at_s=sent_s),
+            savings_nano=saved_nano(answer.usage, price, cost, at_s=sent_s, batch=batch),
+            batch=batch,
             duration_s=duration_s,
         )
         done = replace(
@@ -208,9 +211,6 @@ class RunBooks:
                 )
                 found.append((seller, most))
         return found
-
-    def _provider(self, account: str) -> str:
-        return next((one.provider.value for one in self.orchestra().accounts if one.name == account), "")
 
 
 def _charged(entry: UsageEntry, seller: Seller | None, amount: int | None) -> UsageEntry:

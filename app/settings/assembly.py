@@ -120,6 +120,7 @@ def _account(section: AccountSection, groups: Mapping[str, GroupSection], table:
         timeout_s=section.timeout_s,
         endpoint=section.endpoint,
         lookup_lag_s=section.lookup_lag_s,
+        batch_window_s=section.batch_window_s,
         options=tuple(section.options.items()),
     )
 

@@ -24,6 +24,7 @@ from app.settings.provider_defaults import KEY_VARIABLES, OPTIONS, PLUGIN_OPTION
 _OFFERED = {
     EndpointClass.LOOKUP.value: (Provider.OPENAI.value, Provider.CUSTOM.value),
     EndpointClass.REATTACH.value: (Provider.OPENAI.value, Provider.CUSTOM.value),
+    EndpointClass.BATCH.value: (Provider.OPENAI.value, Provider.CUSTOM.value),
     EndpointClass.IDEMPOTENT.value: tuple(kind.value for kind in Provider if kind is not Provider.LOCAL),
 }
 """Endpoint classes that an account's provider may be said to have."""

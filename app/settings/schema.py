@@ -105,24 +105,33 @@ class AccountSection(Section):
         kind="name",
         example="acme-openai",
     )
-    timeout_s: Annotated[float, BeforeValidator(seconds(1, 3_600))] = setting(
-        600.0, "Longest time one call may take.", kind="number from 1 to 3600", unit="seconds", example="120"
+    timeout_s: Annotated[float, BeforeValidator(seconds(1, 86_400))] = setting(
+        600.0, "Longest time one call may take.", kind="number from 1 to 86400", unit="seconds", example="120"
     )
     endpoint: EndpointClass = setting(
         EndpointClass.OPAQUE,
         "What it offers when an answer was lost: `opaque` nothing; `lookup` finds calls by our key (OpenAI's stored "
         "completions: every call is then stored there); `reattach` makes runs' calls without us, and keeps their "
-        "answers for some minutes (OpenAI's Responses in the background); `idempotent` honours `Idempotency-Key`.",
+        "answers for some minutes (OpenAI's Responses in the background); `batch` makes runs' calls in OpenAI's "
+        "batches, within a day, at the batch price (for models that only such accounts serve; give account and run a "
+        "long `timeout_s`); `idempotent` honours `Idempotency-Key`.",
         kind="one of " + ", ".join(f"`{kind.value}`" for kind in EndpointClass),
         example="idempotent",
     )
     lookup_lag_s: Annotated[float, BeforeValidator(seconds(0, 3_600))] = setting(
         60.0,
-        "At a `lookup` endpoint: how long after a crash a call that was made before it may first be listed. Only after "
-        "that is it sent again, so count in the longest answer.",
+        "At `lookup` and `batch` endpoints: how long after a crash a call that was made before it may first be listed. "
+        "Only after that is it sent again, so count in the longest answer of a `lookup` endpoint.",
         kind="number from 0 to 3600",
         unit="seconds",
         example="120",
+    )
+    batch_window_s: Annotated[float, BeforeValidator(seconds(0, 3_600))] = setting(
+        10.0,
+        "At a `batch` endpoint: how long calls are gathered before their batch leaves.",
+        kind="number from 0 to 3600",
+        unit="seconds",
+        example="60",
     )
     options: Annotated[dict[str, Option], EMPTY_IF_NULL] = setting(
         dict,

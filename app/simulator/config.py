@@ -256,7 +256,9 @@ class SimulatorConfig(Section):
     idempotency: bool = False
     """Honours ``Idempotency-Key``: the same key again gets the same answer, billed once, whoever left the first."""
     store_lag_s: Seconds = 0.0
-    """How long a completion that was to be stored (OpenAI's ``store``) is not listed yet."""
+    """How long a completion that was to be stored (OpenAI's ``store``), or a batch, is not listed yet."""
+    batch_delay_s: Seconds = 0.0
+    """How long a batch waits before its first request is answered."""
     log_rows_max: Annotated[int, Field(ge=0)] = 100_000
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ import orjson
 
 from app.simulator.accounts import Account, Accounts
 from app.simulator.background import InBackground
+from app.simulator.batches import Batches
 from app.simulator.books import LOG_TEXT_CHARS, Books, LogRow
 from app.simulator.compose import Composer, Stamp
 from app.simulator.config import Fault, SimulatorConfig
@@ -65,7 +66,7 @@ class Engine:
         self._composer = Composer(config, self._script)
         self._remembered = Remembered()
         self._books = Books(start_ns=now_ns, log_rows_max=config.log_rows_max)
-        self.background = InBackground()
+        self.background, self.batches = InBackground(), Batches()
 
     def stats(self, *, with_log: bool) -> JsonObject:
         """Return all counts."""

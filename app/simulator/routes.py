@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from urllib.parse import parse_qsl
 
 import orjson
@@ -9,6 +10,8 @@ from pydantic import JsonValue
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from app.simulator.background import Detached
+from app.simulator.batches import uploaded
 from app.simulator.connection import BodyTooLarge, ClientGone, Connection
 from app.simulator.embeddings import GeminiEmbeddings, OpenAIEmbeddings, check_inputs
 from app.simulator.engine import Call, Engine, Render
@@ -24,6 +27,14 @@ ANTHROPIC_BASES = ("/v1", "/anthropic/v1")
 GEMINI_VERSIONS = ("/v1beta", "/v1")
 """Newer releases of the SDK ask ``/v1``."""
 LIST_DEFAULT = 20
+_BATCH_PATHS = (
+    ("files", "POST"),
+    ("files/{target}/content", "GET"),
+    ("batches", "POST"),
+    ("batches", "GET"),
+    ("batches/{target}", "GET"),
+    ("batches/{target}/cancel", "POST"),
+)
 NAMELESS_MODEL = "simulated-model"
 """Listed where the configuration accepts any name."""
 
@@ -39,6 +50,8 @@ def provider_routes(engine: Engine) -> list[BaseRoute]:
         routes.append(Route(f"{base}/responses", BeginResponse(engine, responses), methods=["POST"]))
         for path, methods in (("responses/{target}", ["GET"]), ("responses/{target}/cancel", ["POST"])):
             routes.append(Route(f"{base}/{path}", BegunResponse(engine, responses), methods=methods))
+        for path, method in _BATCH_PATHS:
+            routes.append(Route(f"{base}/{path}", BatchEndpoint(engine, openai), methods=[method]))
         routes.append(Route(f"{base}/embeddings", OpenAIEmbeddingEndpoint(engine, openai), methods=["POST"]))
     for base in ANTHROPIC_BASES:
         routes.append(Route(f"{base}/messages", ChatEndpoint(engine, anthropic), methods=["POST"]))
@@ -147,6 +160,39 @@ class BegunResponse(Endpoint):
         if http.path.endswith("/cancel"):
             await begun.stop()
         await connection.answer(HttpAnswer(status=200, body=begun.told()))
+
+
+class BatchEndpoint(ChatEndpoint):
+    """OpenAI's files and batches: each line is limited, billed and failing as the chat that it is; the rest is free."""
+
+    async def answer(self, http: HttpRequest, connection: Connection) -> None:
+        """Answer by path."""
+        key, batches, config = self.engine.authenticate(self.wire, http).key, self.engine.batches, self.engine.config
+        target, body = http.path_model or "", b""
+        if http.path.endswith("/content"):
+            body = batches.get_file(key, target)
+        elif http.path.endswith("/files"):
+            body = orjson.dumps({"id": batches.keep_file(key, uploaded(http)), "object": "file", "purpose": "batch"})
+        elif target:
+            batch = batches.get(key, target)
+            if http.path.endswith("/cancel"):
+                await batches.stop(batch)
+            body = orjson.dumps(batch.told())
+        elif http.raw:
+            make = partial(self._make, http.headers)
+            begun = json_body(http.raw)
+            batch = batches.begin(key, begun, make, delay_s=config.batch_delay_s, lag_s=config.store_lag_s)
+            body = orjson.dumps(batch.told())
+        else:
+            limit = int(http.query["limit"]) if http.query.get("limit", "").isdecimal() else LIST_DEFAULT
+            found, more = batches.listed(key, after=http.query.get("after"), limit=limit)
+            body = orjson.dumps({"object": "list", "data": [one.told() for one in found], "has_more": more})
+        await connection.answer(HttpAnswer(status=200, body=body))
+
+    async def _make(self, headers: dict[str, str], raw: bytes, answering: Detached) -> None:
+        """Answer one line of a batch."""
+        line = HttpRequest(path="/v1/chat/completions", headers=headers, query={}, raw=raw)
+        await self.engine.handle(Call(wire=self.wire, http=line, parse=self.parse), answering)
 
 
 class OpenAIEmbeddingEndpoint(ChatEndpoint):

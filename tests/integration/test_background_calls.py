@@ -81,16 +81,21 @@ def saying(text: str) -> ChatRequest:
     return replace(ASKED, messages=(Message(role=Role.USER, text=text),))
 
 
+async def unheard(_name: str) -> None:
+    """Write nothing down."""
+
+
 async def test_an_answer_is_fetched_by_name_as_often_as_wanted_and_billed_once(
     adapter: BackgroundHttpAdapter, simulator: Simulator
 ) -> None:
     """Also by an adapter of a later life, which knows nothing but the name."""
-    name = await adapter.begin(ASKED, timeout_s=10)
+    name = await adapter.begin(ASKED, note=unheard, timeout_s=10)
     first = await adapter.attend(ASKED, name, timeout_s=10)
     later = an_adapter(simulator)
     again = await later.attend(ASKED, name, timeout_s=10)
     await later.aclose()
 
+    assert first is not None
     assert (first.provider_id, first.finish_reason) == (name, FinishReason.STOP)
     assert again == first
     assert first.text
@@ -120,7 +125,9 @@ async def test_what_is_asked_in_the_background_means_what_it_means_else(adapter:
     )
 
     async def answer(request: ChatRequest) -> tuple[str, str, FinishReason]:
-        result = await adapter.attend(request, await adapter.begin(request, timeout_s=10), timeout_s=10)
+        name = await adapter.begin(request, note=unheard, timeout_s=10)
+        result = await adapter.attend(request, name, timeout_s=10)
+        assert result is not None
         return result.text, result.tool_calls[0].name if result.tool_calls else "", result.finish_reason
 
     text, _tool, _finish = await answer(schema)
@@ -135,7 +142,7 @@ async def test_a_field_without_a_word_is_refused_before_anything_is_bought(
 ) -> None:
     """Responses know no stop sequences; dropping them in silence would change the answer."""
     with pytest.raises(RequestError) as caught:
-        await adapter.begin(replace(ASKED, stop=("END",)), timeout_s=10)
+        await adapter.begin(replace(ASKED, stop=("END",)), note=unheard, timeout_s=10)
 
     assert caught.value.param == "stop"
     assert simulator.stats()["total"]["requests"] == 0
@@ -145,7 +152,7 @@ async def test_a_dead_key_buys_nothing(simulator: Simulator) -> None:
     """A refusal at the beginning is a refusal, whatever goes on in the background."""
     adapter = an_adapter(simulator, key="sk-gone")
     with pytest.raises(UpstreamError) as caught:
-        await adapter.begin(ASKED, timeout_s=10)
+        await adapter.begin(ASKED, note=unheard, timeout_s=10)
     await adapter.aclose()
 
     assert (caught.value.kind, caught.value.billed) == (UpstreamKind.DEAD_KEY, False)
@@ -155,10 +162,10 @@ async def test_a_call_that_failed_or_is_forgotten_has_no_answer(
     adapter: BackgroundHttpAdapter, simulator: Simulator
 ) -> None:
     """Asking on would wait for ever; whether it was billed nobody says."""
-    failed = await adapter.begin(saying(BROKEN), timeout_s=10)
+    failed = await adapter.begin(saying(BROKEN), note=unheard, timeout_s=10)
     with pytest.raises(NoAnswerError, match="without an answer") as caught:
         await adapter.attend(ASKED, failed, timeout_s=10)
-    forgotten = await adapter.begin(ASKED, timeout_s=10)
+    forgotten = await adapter.begin(ASKED, note=unheard, timeout_s=10)
     simulator.reset()
     with pytest.raises(NoAnswerError, match="knows nothing") as other:
         await adapter.attend(ASKED, forgotten, timeout_s=10)
@@ -223,12 +230,8 @@ async def test_a_call_that_is_cut_short_is_stopped_unless_a_later_life_fetches_i
 
 async def test_a_call_that_comes_too_late_is_stopped(adapter: BackgroundHttpAdapter, simulator: Simulator) -> None:
     """Nobody knows what it was billed until then."""
-
-    async def note(_name: str) -> None:
-        return
-
     with pytest.raises(UpstreamError) as caught:
-        await BackgroundCall(adapter, saying(SLOW), note=note, is_wanted=lambda: False).answer(1.0)
+        await BackgroundCall(adapter, saying(SLOW), note=unheard, is_wanted=lambda: False).answer(1.0)
 
     assert (caught.value.kind, caught.value.billed) == (UpstreamKind.TIMEOUT, None)
     assert simulator.stats()["total"]["cancelled_by_client"] == 1

@@ -101,6 +101,7 @@ def configuration(life: Life) -> dict[str, Any]:
                 "timeout_s": DEADLINE_S,
                 "endpoint": life.endpoint.value,
                 "lookup_lag_s": LOOKUP_LAG_S,
+                "batch_window_s": 0.05,
             }
         ],
         "coordinator": {"model": MODEL},

@@ -35,6 +35,7 @@ CASES = (
     Case(way="run", endpoint=EndpointClass.LOOKUP),
     Case(way="run", endpoint=EndpointClass.REATTACH),
     Case(way="run", endpoint=EndpointClass.REATTACH, on_unknown="hold"),
+    Case(way="run", endpoint=EndpointClass.BATCH),
 )
 CASES_AT_ONCE = 2
 AT_ONCE = 3
@@ -65,10 +66,10 @@ triples are drawn. *Books below*: moments at which spent + held + unknown was le
   by our key before they are sent again. **reattach**: the provider names a call at once and makes it without us; its
   answer is fetched by that name. Until the name is in our journal (`before-send`, `accepted`, `received`) the call is
   as one at an opaque endpoint: bought again, or, with **hold**, a person's to decide. From then on (`before-send:2`)
-  nothing is bought twice.
+  nothing is bought twice. **batch**: a batch has a name of ours, on disk before it leaves, by which it is found again.
 
-The points, in order: {points}; `:2` means the second time, which only the several requests of one `reattach` call
-have. They are compiled in and off; `TUTTI_CRASH_AT` names one for tests.
+The points, in order: {points}; `:2` means the second time, which only a call of several requests (`reattach`, `batch`)
+has. They are compiled in and off; `TUTTI_CRASH_AT` names one for tests.
 """
 
 

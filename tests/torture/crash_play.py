@@ -52,7 +52,7 @@ class Case:
     @property
     def more_points(self) -> tuple[str, ...]:
         """Points that only a call of several requests has."""
-        return crash_plan.LATER_SENDS if self.endpoint is EndpointClass.REATTACH else ()
+        return crash_plan.LATER_SENDS if self.endpoint in (EndpointClass.REATTACH, EndpointClass.BATCH) else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from app.domain.accounts import EndpointClass
 from tests.torture.crash_play import Case, Played
 
-FOUND = frozenset({EndpointClass.IDEMPOTENT, EndpointClass.LOOKUP})
+FOUND = frozenset({EndpointClass.IDEMPOTENT, EndpointClass.LOOKUP, EndpointClass.BATCH})
 """Endpoints at which every lost call is found, or found not to have been: no second bill, and exact books of runs."""
 NAMELESS = frozenset({"before-send", "accepted", "received"})
 """Deaths before the commit of the provider's name for the call: until then ``reattach`` is opaque."""

@@ -284,6 +284,7 @@ async def test_a_live_check_stays_within_the_limits_and_revives_a_topped_up_key(
         (EndpointClass.OPAQUE, []),
         (EndpointClass.LOOKUP, [("k1", "a", "m")]),
         (EndpointClass.REATTACH, [("k1", "a", "m")]),
+        (EndpointClass.BATCH, [("k1", "a", "m")]),
         (EndpointClass.IDEMPOTENT, [("k1", "a", "m")]),
     ],
 )

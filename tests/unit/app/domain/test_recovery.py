@@ -36,6 +36,8 @@ def test_only_what_was_on_its_way_is_touched(endpoint: EndpointClass, on_unknown
         (EndpointClass.LOOKUP, "hold", Decision.LOOK_UP),
         (EndpointClass.REATTACH, "retry", Decision.RETRY),
         (EndpointClass.REATTACH, "hold", Decision.ASK),
+        (EndpointClass.BATCH, "retry", Decision.SEND),
+        (EndpointClass.BATCH, "hold", Decision.SEND),
         (EndpointClass.IDEMPOTENT, "retry", Decision.RESEND),
         (EndpointClass.IDEMPOTENT, "hold", Decision.RESEND),
     ],
@@ -47,12 +49,13 @@ def test_a_call_on_its_way_goes_by_what_its_endpoint_offers(
     assert recover(a_call(CallState.SENT), endpoint, RecoveryPolicy(on_unknown=on_unknown)) is decision
 
 
+@pytest.mark.parametrize("endpoint", [EndpointClass.REATTACH, EndpointClass.BATCH])
 @pytest.mark.parametrize("on_unknown", ["retry", "hold"])
-def test_a_call_that_its_provider_named_is_fetched_by_that_name(on_unknown: OnUnknown) -> None:
+def test_a_call_with_a_name_at_its_provider_is_fetched_by_that(endpoint: EndpointClass, on_unknown: OnUnknown) -> None:
     """And only where the endpoint keeps answers: elsewhere the name says nothing."""
     call, policy = replace(a_call(CallState.SENT), provider_id="resp_1"), RecoveryPolicy(on_unknown=on_unknown)
 
-    assert recover(call, EndpointClass.REATTACH, policy) is Decision.REATTACH
+    assert recover(call, endpoint, policy) is Decision.REATTACH
     assert recover(call, EndpointClass.OPAQUE, policy) in (Decision.RETRY, Decision.ASK)
 
 

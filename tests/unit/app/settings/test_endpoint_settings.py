@@ -17,13 +17,17 @@ def loaded(provider: str, more: str) -> Orchestra:
 def test_endpoint_and_lag_reach_the_account() -> None:
     """Nothing said means nothing offered."""
     (said,) = loaded("openai", "endpoint: lookup, lookup_lag_s: 5").accounts
+    (batch,) = loaded("openai", "endpoint: batch, batch_window_s: 30, timeout_s: 86400").accounts
     (unsaid,) = loaded("openai", "timeout_s: 5").accounts
 
     assert (said.endpoint, said.lookup_lag_s) == (EndpointClass.LOOKUP, 5.0)
+    assert (batch.endpoint, batch.batch_window_s, batch.timeout_s) == (EndpointClass.BATCH, 30.0, 86_400.0)
     assert unsaid.endpoint is EndpointClass.OPAQUE
 
 
-@pytest.mark.parametrize(("provider", "endpoint"), [("anthropic", "lookup"), ("gemini", "lookup")])
+@pytest.mark.parametrize(
+    ("provider", "endpoint"), [("anthropic", "lookup"), ("gemini", "reattach"), ("deepseek", "batch")]
+)
 def test_what_a_provider_does_not_offer_is_refused(provider: str, endpoint: str) -> None:
     """Believed, it would buy calls twice."""
     with pytest.raises(ConfigurationProblems, match=f"does not offer '{endpoint}'"):
