@@ -23,7 +23,7 @@ import certifi
 
 from app.domain.telemetry import TracesSpec
 from app.services.telemetry import instruments
-from app.services.telemetry.tracing import Recorder, SpanRecord, find_recorder, record_into
+from app.services.telemetry.tracing import Recorder, SpanRecord, record_into
 
 PERIOD_S = 0.5
 BATCH_MAX = 512
@@ -154,8 +154,8 @@ def follow(traces: TracesSpec, *, role: str) -> None:
         _Process.exporter = None
         record_into(None, shared=traces.tell_providers)
     else:
-        recorder = find_recorder() or Recorder()
-        recorder.ratio = traces.ratio
+        # A new one: what was recorded before goes where it was meant to.
+        recorder = Recorder(ratio=traces.ratio)
         record_into(recorder, shared=traces.tell_providers)
         _Process.exporter = SpanExporter(recorder, traces, resource_of(role))
     if exporter is not None:
