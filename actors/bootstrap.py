@@ -18,6 +18,8 @@ from typing import Any
 import ray
 
 from actors.directory import Directory
+from actors.event_handles import SpoolHandle
+from actors.event_hub import EventHub
 from actors.handles import DeskHandle, DirectoryHandle, HostHandles, StoreHandle
 from app.domain.accounts import Orchestra
 from app.domain.errors import GatewayError, InternalError
@@ -27,11 +29,15 @@ NAMESPACE = "tutti"
 STORE = "store"
 DIRECTORY = "directory"
 COORDINATOR = "coordinator"
+EVENTS = "events"
+LOG_SHIPPER = "log_shipper"
 
 # By address: a process that only names an actor must not pay for importing what it needs (half a second of CPU each).
 STORE_CLASS = "actors.store:Store"
 DIRECTORY_CLASS = "actors.bootstrap:DirectoryActor"
 COORDINATOR_CLASS = "actors.coordinator:Coordinator"
+EVENTS_CLASS = "actors.event_log:EventLog"
+LOG_SHIPPER_CLASS = "actors.log_shipper:LogShipperActor"
 ACCOUNT_CLASS = "actors.account:AccountActor"
 
 CALLS_AT_ONCE = 1_000
@@ -65,7 +71,12 @@ class DirectoryActor(Directory):
     """The directory with its Ray clients; built inside the actor because clients do not travel."""
 
     def __init__(self, namespace: str) -> None:
-        super().__init__(HostHandles(namespace), RayHostFactory(namespace), StoreHandle(namespace))
+        super().__init__(
+            HostHandles(namespace),
+            RayHostFactory(namespace),
+            StoreHandle(namespace),
+            EventHub(namespace, lambda: _create(LOG_SHIPPER_CLASS, LOG_SHIPPER, namespace, namespace)),
+        )
 
     def __repr__(self) -> str:
         return "tutti directory"  # as Ray's dashboard and logs show it
@@ -92,6 +103,7 @@ async def ensure(
         (STORE_CLASS, STORE, (orchestra.data_dir, orchestra.store_url)),
         (DIRECTORY_CLASS, DIRECTORY, (namespace,)),
         (COORDINATOR_CLASS, COORDINATOR, (namespace,)),
+        (EVENTS_CLASS, EVENTS, (orchestra.data_dir, orchestra.events)),
     ]
     factory = RayHostFactory(namespace)
     hosts = assign_hosts(orchestra, {}) if fresh else {}
@@ -136,11 +148,12 @@ async def end(*, namespace: str = NAMESPACE, timeout_s: float = END_TIMEOUT_S) -
         await directory.drain(timeout_s)
     except GatewayError:
         pass  # what cannot be drained any more is ended below
-    for name in (COORDINATOR, *hosts, DIRECTORY):
+    for name in (COORDINATOR, *hosts, DIRECTORY, LOG_SHIPPER):
         await asyncio.to_thread(_kill, name, namespace)
-    with contextlib.suppress(GatewayError):
-        await store.close()
-    await asyncio.to_thread(_kill, STORE, namespace)
+    for name, closing in ((STORE, store.close), (EVENTS, SpoolHandle(namespace).close)):
+        with contextlib.suppress(GatewayError):
+            await closing()
+        await asyncio.to_thread(_kill, name, namespace)
 
 
 def _create(address: str, name: str, namespace: str, *arguments: object) -> None:

@@ -23,10 +23,14 @@ from app.domain.accounts import AccountSpec, ModelInfo, Orchestra
 from app.domain.books.budgets import BudgetSpec
 from app.domain.books.prices import PriceRow
 from app.domain.errors import ConfigurationError, GatewayError, InternalError
+from app.domain.events.spec import EventsSpec
 from app.domain.hosting import CALLERS_HOST, Snapshot, assign_hosts
 from app.domain.load import LoadRow
+from app.domain.ports import Tells
 from app.domain.telemetry import TelemetrySpec
 from app.domain.views import AccountView, LiveCheck, ReloadReport
+from app.services.events.account_watch import AccountWatch
+from app.services.events.emitter import Silence
 from app.services.telemetry.accounts import measure_accounts
 
 STATUS_PERIOD_S = 1.0
@@ -35,6 +39,8 @@ STATUS_COST_S = 0.04
 FILE_PERIOD_S = 1.0
 BOOKS_PERIOD_S = 2.0
 """Between two tries to tell the books what is configured."""
+EVENTS_PERIOD_S = 2.0
+"""Between two times that who keeps events is told what is configured."""
 DRAIN_TIMEOUT_S = 20.0
 CHECK_CONCURRENCY = 8
 STARTING = "starting"
@@ -69,6 +75,15 @@ class BudgetBooks(Protocol):
     ) -> None: ...
 
 
+class Events(Protocol):
+    """Who is told what is configured about events, and what happens; ``event_hub`` implements it."""
+
+    def emit(self, event_type: str, /, *, at_ns: int | None = None, **values: object) -> None: ...
+    async def configure(self, spec: EventsSpec) -> None: ...
+    async def run(self) -> None: ...
+    async def aclose(self) -> None: ...
+
+
 class HostFactory(Protocol):
     """Creates and ends account actors; ``bootstrap`` provides it."""
 
@@ -95,14 +110,20 @@ class Directory:
         hosts: Client of the account actors.
         factory: Creates and ends them.
         books: Is told the budgets and prices in force, before the accounts serve; None: nobody is.
+        events: Is told what happens here; None: nobody is.
 
     Not thread-safe: the actor's event loop is the lock; reconciling is serialised by one asyncio lock.
     """
 
-    def __init__(self, hosts: Hosts, factory: HostFactory, books: BudgetBooks | None = None) -> None:
+    def __init__(
+        self, hosts: Hosts, factory: HostFactory, books: BudgetBooks | None = None, events: Events | None = None
+    ) -> None:
         self._clients = hosts
         self._factory = factory
         self._books = books
+        self._events = events
+        self._tells: Tells = events or Silence()
+        self._watch_accounts = AccountWatch(self._tells)
         self._booked_version: int | None = None
         """Version of the configuration whose budgets and prices the books know."""
         self._orchestra: Orchestra | None = None
@@ -130,6 +151,11 @@ class Directory:
         self._spawn(self._look_after_hosts())
         self._spawn(self._look_after_books())
         self._spawn(self._watch_file())
+        if self._events is not None:
+            self._spawn(self._events.run())
+            self._spawn(self._look_after_events(self._events))
+        self._tells.emit("actor.started", actor="directory")
+        self._tell_configuration(orchestra, "start")
         return True
 
     async def apply(self, orchestra: Orchestra) -> ReloadReport:
@@ -151,6 +177,7 @@ class Directory:
             )
         self._orchestra = replace(orchestra, version=before.version + 1)
         report = _compare(before, self._orchestra)
+        self._tell_configuration(self._orchestra, "reload", (*report.added, *report.changed, *report.removed))
         await self._reconcile()
         _log.info("configuration %d applied: %s", report.version, report)
         return report
@@ -229,6 +256,9 @@ class Directory:
         await asyncio.gather(
             *(self._clients.drain(host.name, timeout_s) for host in self._hosts.values()), return_exceptions=True
         )
+        self._tells.emit("actor.ended", actor="directory", outcome="success", reason="drained")
+        if self._events is not None:
+            await self._events.aclose()
 
     def _account_hosts(self) -> list[_Host]:
         return [host for host in self._hosts.values() if host.name != CALLERS_HOST]
@@ -303,6 +333,10 @@ class Directory:
         models = tuple(model for model in orchestra.models if model.name in wanted)
         await self._clients.configure(host.name, orchestra.version, host.accounts, models, orchestra.telemetry)
         incarnation, _configured, rows = await self._clients.status(host.name)
+        if incarnation != host.incarnation:
+            if host.incarnation:
+                self._tells.emit("actor.ended", actor=host.name, outcome="failure", reason="died")
+            self._tells.emit("actor.started", actor=host.name)
         host.configured, host.incarnation, host.rows, host.problem = orchestra.version, incarnation, tuple(rows), ""
 
     async def _retire(self, host: _Host) -> None:
@@ -311,6 +345,7 @@ class Directory:
         except GatewayError as error:
             _log.warning("%s did not drain: %s", host.name, error.message)
         await self._factory.destroy(host.name)
+        self._tells.emit("actor.ended", actor=host.name, outcome="success", reason="removed")
 
     async def _look_after_books(self) -> None:
         while True:
@@ -319,6 +354,31 @@ class Directory:
             if orchestra is not None and self._booked_version != orchestra.version and not self._reconciling.locked():
                 async with self._reconciling:
                     await self._tell_books(orchestra)
+
+    async def _look_after_events(self, events: Events) -> None:
+        """Say what is configured, again and again: who keeps or ships events may have been restarted."""
+        while True:
+            orchestra = self._orchestra
+            assert orchestra is not None
+            try:
+                await events.configure(orchestra.events)
+            except GatewayError as error:
+                _log.info("events are not configured yet: %s", error.message)
+            rows = [row for host in self._account_hosts() for row in host.rows if not host.problem]
+            providers = {account.name: account.provider.value for account in orchestra.accounts}
+            self._watch_accounts.look(rows, providers, asyncio.get_running_loop().time())
+            await asyncio.sleep(EVENTS_PERIOD_S)
+
+    def _tell_configuration(self, orchestra: Orchestra, reason: str, changed: Sequence[str] = ()) -> None:
+        self._tells.emit(
+            "configuration.changed",
+            config_version=orchestra.version,
+            config_fingerprint=orchestra.fingerprint[:16],
+            config_source=orchestra.source,
+            changed=tuple(changed) or None,
+            outcome="success",
+            reason=reason,
+        )
 
     async def _look_after_hosts(self) -> None:
         while True:
@@ -377,6 +437,7 @@ class Directory:
                 await self.reload()
             except GatewayError as error:
                 _log.error("the changed configuration was not applied: %s", error.message)
+                self._tells.emit("configuration.refused", outcome="failure", reason=type(error).__name__)
 
     def _file_mark(self) -> tuple[int, int] | None:
         if self._config_path is None:

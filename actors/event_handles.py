@@ -89,6 +89,10 @@ class SpoolHandle(SourceHandle):
         """Say what is configured from now on."""
         await self._now.ask("configure", spec, timeout_s=KEEP_TIMEOUT_S)
 
+    async def close(self) -> None:
+        """Have everything written, and the file let go of."""
+        await self._now.ask("close", timeout_s=KEEP_TIMEOUT_S)
+
 
 class OutboxHandle(SourceHandle):
     """The journal's outbox: what was told in the transaction of the fact itself."""

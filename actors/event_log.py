@@ -57,6 +57,8 @@ class EventLog:
     def __init__(self, data_dir: str, spec: EventsSpec, *, wall_s: Callable[[], float] = time.time) -> None:
         self._file = Path(data_dir).expanduser() / FILE_NAME
         self._spec = spec
+        self._known = False
+        """Whether the directory said what is configured: until then nothing that waits is given up."""
         self._terms = terms_of(spec)
         self._wall_s = wall_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="events")
@@ -69,6 +71,9 @@ class EventLog:
         self._full = ""
         self._lost: dict[str, int] = {}
 
+    def __repr__(self) -> str:
+        return "tutti events"  # as Ray's dashboard and logs show it
+
     async def ping(self) -> str:
         """Return "ok" once the spool is open, else what is wrong with it."""
         try:
@@ -79,6 +84,7 @@ class EventLog:
 
     async def configure(self, spec: EventsSpec) -> None:
         """Take what is configured from now on."""
+        self._known = True
         if spec != self._spec:
             self._spec, self._terms = spec, terms_of(spec)
             self._recorder.use(spec.profile)
@@ -175,7 +181,7 @@ class EventLog:
     async def _write_group(self, group: Sequence[_Waiting]) -> None:
         own = self._own_events()
         records = [*own, *(record for one in group for record in one.records)]
-        ships = self._spec.ships
+        ships = self._ships
         appended = await self._run(lambda spool: spool.append(records, ships=ships))
         self._lost.clear()
         # A full disk reads, and deletes nothing, without complaint: only what was written shows that it works again.
@@ -239,7 +245,7 @@ class EventLog:
         if spool.put_aside is not None:
             _log.error("the spool of events was damaged: it is kept as %s, a new one begins", spool.put_aside)
             told = self._told("events.damaged", subject=spool.put_aside.name, reason="damaged file")
-            spool.append([told], ships=self._spec.ships)
+            spool.append([told], ships=self._ships)
         self._spool = spool
         return spool
 
@@ -261,7 +267,11 @@ class EventLog:
             await asyncio.sleep(EXPIRY_PERIOD_S)
 
     def _expire(self, spool: Spool) -> int:
-        return spool.expire(keep_s=self._spec.keep_days * DAY_S, ships=self._spec.ships)
+        return spool.expire(keep_s=self._spec.keep_days * DAY_S, ships=self._ships)
+
+    @property
+    def _ships(self) -> bool:
+        return self._spec.ships or not self._known
 
     async def _tell_backlog(self) -> None:
         backlog = await self.backlog()

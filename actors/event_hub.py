@@ -1,0 +1,47 @@
+"""The directory's side of events: says what is configured to who keeps and ships them, and tells its own.
+
+Where a receiver is configured, the log shipper is started; where none is, there is no process for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from actors.event_handles import OutboxHandle, SpoolHandle, emitter_of
+from app.domain.events.spec import EventsSpec
+
+
+class EventHub:
+    """One in the directory's actor.
+
+    Args:
+        namespace: Where the actors live.
+        start_shipper: Creates the log shipper's actor, or finds it; blocks.
+    """
+
+    def __init__(self, namespace: str, start_shipper: Callable[[], None]) -> None:
+        self._keepers = (SpoolHandle(namespace), OutboxHandle(namespace))
+        self._start_shipper = start_shipper
+        self._shipping = False
+        self._emitter = emitter_of("directory", namespace)
+
+    def emit(self, event_type: str, /, *, at_ns: int | None = None, **values: object) -> None:
+        """See ``ports.Tells``."""
+        self._emitter.emit(event_type, at_ns=at_ns, **values)
+
+    async def configure(self, spec: EventsSpec) -> None:
+        """Say it, again and again: who was restarted knows nothing of it. Raises InternalError."""
+        for keeper in self._keepers:
+            await keeper.configure(spec)
+        if spec.ships and not self._shipping:
+            await asyncio.to_thread(self._start_shipper)
+            self._shipping = True
+
+    async def run(self) -> None:
+        """Hand events over, for ever."""
+        await self._emitter.run()
+
+    async def aclose(self) -> None:
+        """Hand over what is left."""
+        await self._emitter.aclose()
