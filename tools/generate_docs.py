@@ -19,6 +19,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from app.domain.accounts import Provider
+from app.domain.kibana import export as kibana
 from app.settings import write_template
 from app.settings.model_table import ModelTable, model_table
 from app.settings.provider_defaults import (
@@ -75,6 +76,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "docs/fault-matrix.md": fault_matrix_page,
     "deploy/prometheus/tutti-alerts.yml": rules_file,
     **{f"deploy/grafana/dashboards/{board.uid}.json": partial(dashboard_file, board) for board in DASHBOARDS},
+    **{f"deploy/kibana/{name}.ndjson": partial(kibana.file_of, name) for name in kibana.FILES},
 }
 """Every generated page and what makes it."""
 
