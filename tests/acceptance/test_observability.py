@@ -101,9 +101,18 @@ def test_run_is_one_trace_through_coordinator_account_actors_and_provider_calls(
     started = HTTP.post(f"{server.url}/v1/projects", json={"request_text": ENGLISH.request}, headers=headers)
     document = finished(server.url, started.json()["run_id"])
     wanted = {"run", "plan", "task", "judge", "merge", "evaluate", "settle"}
-    arrived = eventually(lambda: wanted <= {each.name for each in receiver.of_trace(trace)})
+
+    def calls_of(spans: list[ReceivedSpan]) -> list[ReceivedSpan]:
+        return [each for each in spans if each.attributes.get("gen_ai.operation.name") == "chat"]
+
+    def complete() -> bool:
+        # Each process sends its own on its own beat.
+        spans = receiver.of_trace(trace)
+        return wanted <= {each.name for each in spans} and len(calls_of(spans)) >= sum(map(simulator.asked, ROLES))
+
+    arrived = eventually(complete)
     spans = receiver.of_trace(trace)
-    calls = [each for each in spans if each.attributes.get("gen_ai.operation.name") == "chat"]
+    calls = calls_of(spans)
     roles = {each.role for each in calls}
 
     assert document["status"] == "completed"
