@@ -51,6 +51,7 @@ from app.storage import (
     ledger,
     migrating,
     repeats,
+    run_budgets,
     unknown_holds,
     usage_queries,
 )
@@ -262,6 +263,7 @@ class Store:
 
         def write(connection: Connection) -> None:
             budgets.record_prices(connection, prices)
+            run_budgets.end_overdue(connection)
             budgets.sync_budgets(connection, specs, self._wall_s())
 
         await self._write(write, ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from app.domain.books.sums import DIMENSIONS, SUMS
+from app.storage.database import allow_long
 
 FROM_S = 1_793_491_200
 """2026-11-01 00:00 UTC."""
@@ -52,6 +53,7 @@ _OTHERS = {
 
 def fill(connection: Connection, count: int) -> None:
     """Insert ``count`` entries, evenly over the month, and the sums they make."""
+    allow_long(connection)
     cells = {**_OTHERS, **_DIMENSIONS, **dict.fromkeys(SUMS, "0"), **_SUMS}
     names = ", ".join(f'"{name}"' for name in cells)
     # Large numbers on the way: PostgreSQL's integers end at two thousand million.

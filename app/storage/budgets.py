@@ -25,11 +25,13 @@ from app.domain.books.legs import AccountKey, account_key, spec_of
 from app.domain.books.prices import PriceRow
 from app.domain.books.usage import Dimension, UsageQuery
 from app.domain.errors import ConflictError
+from app.domain.run import RunStatus
 from app.storage import books_rows as rows
 from app.storage import codec, ledger
 from app.storage.books_tables import ledger_account, price_used
-from app.storage.budget_rows import find_specs, list_specs, put_specs, retire
+from app.storage.budget_rows import list_specs, put_specs, retire
 from app.storage.prepared import Prepared
+from app.storage.tables import run
 from app.storage.upsert import ignoring
 from app.storage.usage_queries import usage
 
@@ -40,31 +42,20 @@ _PRICES = select(price_used).where(price_used.c.id.in_(bindparam("ids", expandin
 _IN_WINDOW = select(ledger_account).where(
     ledger_account.c.window_kind == bindparam("of_window"), ledger_account.c.window_key == bindparam("of_key")
 )
+_RUNS_UNDER_WAY = select(run.c.id).where(run.c.status.in_([one.value for one in RunStatus if not one.ended]))
 
 
 def sync_budgets(connection: Connection, specs: Sequence[BudgetSpec], now_s: float) -> None:
     """Put the configuration's budgets in force and take those out that it no longer names.
 
     A new budget counts what was spent in the window that is open, as far as it is booked: holds that were open when it
-    came are not its. Budgets of single runs (``put_budget``) stay as they are.
+    came are not its. Budgets of single runs (``run_budgets``) stay as they are.
     """
     before = {spec.budget_id: configured for spec, configured in list_specs(connection)}
     named = {spec.budget_id for spec in specs}
     retire(connection, [one for one, configured in before.items() if configured and one not in named])
     put_specs(connection, specs, configured=True)
-    _count_the_past(connection, [spec for spec in specs if spec.budget_id not in before], now_s)
-
-
-def put_budget(connection: Connection, spec: BudgetSpec, now_s: float) -> None:
-    """Put one budget in force that the configuration does not know, for instance a run's."""
-    new = spec.budget_id not in {one.budget_id for one in find_specs(connection, [spec.owner])}
-    put_specs(connection, [spec], configured=False)
-    _count_the_past(connection, [spec] if new else [], now_s)
-
-
-def drop_budget(connection: Connection, spec: BudgetSpec) -> None:
-    """Take one budget out of force, for instance when its run has ended; what was counted for it stays."""
-    retire(connection, [spec.budget_id])
+    count_the_past(connection, [spec for spec in specs if spec.budget_id not in before], now_s)
 
 
 def budgets(connection: Connection, now_s: float) -> list[BudgetFigures]:
@@ -114,19 +105,25 @@ def find_prices(connection: Connection, price_ids: Iterable[str]) -> dict[str, P
     return {row.id: codec.load(PRICE_ROW, row.body) for row in found}
 
 
-def _count_the_past(connection: Connection, specs: Sequence[BudgetSpec], now_s: float) -> None:
+def count_the_past(connection: Connection, specs: Sequence[BudgetSpec], now_s: float) -> None:
+    """Have new budgets know what was spent in their open windows; of runs, of those that have not ended."""
     spent: list[tuple[AccountKey, int]] = []
     for spec in specs:
         opened = window_at(spec.window, spec.time_zone, now_s)
         if now_s <= opened.starts_s:
             continue
         dimension = Dimension(spec.owner_kind.value)
-        named = spec.owner_name != EVERYONE
+        names: tuple[str, ...] = (spec.owner_name,) if spec.owner_name != EVERYONE else ()
+        if spec.owner_kind is OwnerKind.RUN and not names:
+            # However many there have ever been.
+            names = tuple(connection.execute(_RUNS_UNDER_WAY).scalars())
+            if not names:
+                continue
         query = UsageQuery(
             from_s=opened.starts_s,
             to_s=now_s,
             group_by=(dimension,),
-            filters=((dimension, (spec.owner_name,)),) if named else (),
+            filters=((dimension, names),) if names else (),
         )
         for row in usage(connection, query):
             for key in _accounts_of(spec, row.group[0], now_s) if row.group[0] else ():

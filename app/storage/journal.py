@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from sqlalchemy import BindParameter, Connection, Row, and_, bindparam, func, insert, or_, select, update
 
-from app.domain.books.budgets import EVERYONE, BudgetSpec, OwnerKind, Owners, Window, owner_word
-from app.domain.books.money import nano_from_usd
+from app.domain.books.budgets import Owners
 from app.domain.errors import ConflictError, NotFoundError
 from app.domain.events.facts import run_events_told
 from app.domain.run import CallRecord, CallState, RunEvent, RunRecord, RunStatus, TaskRecord, TaskState
-from app.storage import codec, outbox, tables
-from app.storage.budget_rows import find_specs, put_specs
+from app.storage import codec, outbox, run_budgets, tables
 from app.storage.upsert import ignoring, replacing
 
 if TYPE_CHECKING:
@@ -94,8 +92,7 @@ def create_run(connection: Connection, record: RunRecord) -> RunRecord:
         record_plan(connection, record.run_id, record.plan)
     for task in record.tasks:
         record_task(connection, record.run_id, task)
-    if record.request.budget_usd is not None:
-        _put_budget(connection, record.run_id, nano_from_usd(record.request.budget_usd))
+    run_budgets.begin_run(connection, record.run_id, record.request.budget_usd)
     return record
 
 
@@ -171,6 +168,10 @@ def update_run(connection: Connection, record: RunRecord) -> None:
     if done.rowcount == 0:
         require_run(connection, record.run_id)
         raise _taken(record.run_id)
+    if record.status.ended:
+        run_budgets.end_run(connection, record.run_id)
+    elif record.status is RunStatus.ACCEPTED:
+        run_budgets.reopen_run(connection, record.run_id, record.request.budget_usd, record.updated_s)
 
 
 def get_run(connection: Connection, run_id: str) -> RunRecord:
@@ -387,25 +388,6 @@ def _taken(run_id: str) -> ConflictError:
     return ConflictError(
         f"the run {run_id!r} has another conductor by now", param="run_id", remedy="nothing: it is looked after"
     )
-
-
-def _put_budget(connection: Connection, run_id: str, limit_nano: int) -> None:
-    """Put the run's own ceiling in force; one that is for every run holds beside it, and the lower one wins."""
-    everyone = [
-        spec
-        for spec in find_specs(connection, [owner_word(OwnerKind.RUN, EVERYONE)])
-        if spec.window is Window.TOTAL and spec.hard
-    ]
-    limits = [limit_nano, *(spec.limit_nano for spec in everyone if spec.limit_nano is not None)]
-    tokens = [spec.limit_tokens for spec in everyone if spec.limit_tokens is not None]
-    spec = BudgetSpec(
-        owner_kind=OwnerKind.RUN,
-        owner_name=run_id,
-        window=Window.TOTAL,
-        limit_nano=min(limits),
-        limit_tokens=min(tokens, default=None),
-    )
-    put_specs(connection, [spec], configured=False)
 
 
 def _run(

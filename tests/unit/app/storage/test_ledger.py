@@ -15,8 +15,9 @@ from app.domain.books.figures import BudgetFigures
 from app.domain.books.unknown import settlement_id
 from app.domain.chat import Usage
 from app.domain.errors import InternalError
-from app.storage import books_checks, budgets, ledger, unknown_holds
+from app.storage import books_checks, budgets, ledger, run_budgets, unknown_holds
 from app.storage.books_tables import hold, ledger_account, transfer, usage_day, usage_entry, usage_hour
+from app.storage.budget_rows import put_specs
 from tests.fakes.ledger_commands import BOB, NOON_S, a_budget, a_hold, a_settle, an_entry, fresh_books
 
 DAY_S = 86_400.0
@@ -319,7 +320,7 @@ def test_a_runs_budget_stays_when_the_configuration_changes(books: Books) -> Non
     run = Owners(tenant="t", run="r1")
     spec = a_budget(OwnerKind.RUN, "r1", Window.TOTAL, limit_nano=50)
     with books.engine.begin() as connection:
-        budgets.put_budget(connection, spec, NOON_S)
+        put_specs(connection, [spec], configured=False)
     books.sync()
     answers = books.do(a_hold("h1", 40, owners=run), a_hold("h2", 40, owners=run))
 
@@ -327,7 +328,7 @@ def test_a_runs_budget_stays_when_the_configuration_changes(books: Books) -> Non
     assert answers[1].refusal is not None
     assert answers[1].refusal.resets_s is None
     with books.engine.begin() as connection:
-        budgets.drop_budget(connection, spec)
+        run_budgets.end_run(connection, "r1")
     assert books.one(a_hold("h2", 40, owners=run)).accepted
 
 
