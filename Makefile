@@ -81,9 +81,13 @@ bench: install-dev  ## the benchmarks of benchmarks/README.md, with tables and p
 
 .PHONY: torture
 TORTURE_MINUTES ?= 10
-torture: install-dev  ## the soak: faults and kill -9 for TORTURE_MINUTES (10), TORTURE_SEED plays one again; then the crash matrix
+torture: install-dev  ## the soak: faults and kill -9 for TORTURE_MINUTES (10), TORTURE_SEED plays one again; then events and the crash matrix
 	@$(PY) -m tests.torture --minutes $(TORTURE_MINUTES) $(if $(TORTURE_SEED),--seed $(TORTURE_SEED))
-	@$(MAKE) -s crash-matrix
+	@$(MAKE) -s torture-events crash-matrix
+
+.PHONY: torture-events
+torture-events: install-dev  ## a minute of kill -9 and faults between events and Elasticsearch: every acknowledged one exactly once
+	@$(PY) -m tests.torture.events $(if $(TORTURE_SEED),--seed $(TORTURE_SEED))
 
 .PHONY: crash-matrix
 crash-matrix: install-dev  ## kill -9 at every named point of a call, bills against books; writes docs/crash-matrix.md

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import threading
 from collections import Counter, deque
@@ -63,10 +64,12 @@ class FaultyElastic:
         self.events = 0
         """Lines of all bulk requests, halved: events that were sent, repetitions included."""
 
-    def at_random(self, seed: int, share: float, faults: tuple[Fault, ...] = tuple(Fault)) -> None:
-        """Let that share of all bulk requests meet one of these faults."""
-        chance = random.Random(seed)
-        self.chooser = lambda: chance.choice(faults) if chance.random() < share else None
+    def in_turn(self, seed: int, every: int) -> None:
+        """Let every so-manieth bulk request meet a fault, each kind in its turn, in an order by the seed."""
+        faults = list(Fault)
+        random.Random(seed).shuffle(faults)
+        order = itertools.cycle([fault if place == 0 else None for fault in faults for place in range(every)])
+        self.chooser = lambda: next(order)
 
     def application(self) -> web.Application:
         """Return the proxy as an application."""

@@ -13,14 +13,13 @@ from typing import Any
 from app.domain.books.entries import Command
 from app.domain.plan import Plan
 from app.domain.run import CallRecord, RunEvent, RunRecord, TaskRecord
-from tests.fakes.journal import InProcessJournal
 
 _LENGTH = struct.Struct("!I")
 
 
 @asynccontextmanager
-async def serving(journal: InProcessJournal, path: Path) -> AsyncIterator[None]:
-    """Answer conductors in other processes for as long as the context lasts."""
+async def serving(journal: object, path: Path) -> AsyncIterator[None]:
+    """Answer other processes, method by method, for as long as the context lasts."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -89,15 +88,20 @@ class SocketJournal:
         return answer
 
     async def _ask(self, method: str, *arguments: object, **keywords: object) -> Any:
-        reader, writer = await asyncio.open_unix_connection(self._path)
-        try:
-            _send(writer, (method, arguments, keywords))
-            answer, error = await _receive(reader)
-        finally:
-            writer.close()
-        if error is not None:
-            raise error
-        return answer
+        return await asked(self._path, method, *arguments, **keywords)
+
+
+async def asked(path: str, method: str, *arguments: object, **keywords: object) -> Any:
+    """Call a method of what is served at ``path``; raises what it raised, or OSError or EOFError where it is gone."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        _send(writer, (method, arguments, keywords))
+        answer, error = await _receive(reader)
+    finally:
+        writer.close()
+    if error is not None:
+        raise error
+    return answer
 
 
 def _send(writer: asyncio.StreamWriter, value: object) -> None:
