@@ -124,9 +124,16 @@ OVERVIEW = Dashboard(
         ),
         Panel(
             title="Waits",
-            meaning="For the caller's own limits, and for an account that may start the call; p95.",
+            meaning="Of calls that had to wait, for their caller's limits or for an account; p95.",
             unit="s",
             queries=((quantile(0.95, names.QUEUE_WAIT, "waits_for"), _legend("waits_for")),),
+        ),
+        Panel(
+            title="Calls that had to wait",
+            meaning="For their caller's limits, or for an account.",
+            unit="cps",
+            stacked=True,
+            queries=((rate(names.QUEUE_WAIT, "waits_for"), _legend("waits_for")),),
         ),
         Panel(
             title="Waiting calls",

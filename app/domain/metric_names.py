@@ -121,7 +121,7 @@ OVERHEAD = MetricSpec(
 QUEUE_WAIT = MetricSpec(
     name="tutti_queue_wait_seconds",
     kind="histogram",
-    meaning="Wait of a call for its caller's limits, or for an account that may start it.",
+    meaning="Of calls that had to wait: for their caller's limits, or for an account that may start them.",
     labels=("waits_for",),
     buckets=OURS_SECONDS,
 )

@@ -25,7 +25,7 @@ from app.domain.placement import NEVER_S, Choice, ReadyCall, Wait, place
 from app.domain.ports import AccountHosts, Clock
 from app.domain.trace_context import TraceContext, current
 from app.services.roster import SnapshotRoster
-from app.services.telemetry.instruments import QUEUE_WAIT
+from app.services.telemetry.instruments import note_wait
 
 HORIZON_S = 0.5
 """Bind a call to an account only if it starts this soon; 0.1 to 2 s made no difference in simulation."""
@@ -251,7 +251,7 @@ class Dispatcher:
         now_ns = self._clock.monotonic_ns()
         item.incarnation = admission.incarnation
         item.started_ns = now_ns + int(admission.start_in_s * 1e9)
-        QUEUE_WAIT.observe((item.started_ns - item.queued_ns) / 1e9, "account")
+        note_wait((item.started_ns - item.queued_ns) / 1e9, "account")
         self._on_progress(
             CallProgress(
                 call=item.call,

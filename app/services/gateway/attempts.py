@@ -32,7 +32,7 @@ from app.domain.retries import Elsewhere, GiveUp, RetryBudget, SameAccountAfter,
 from app.services.gateway.drains import Drains, Tell
 from app.services.gateway.permits import Permit, PermitDesk, Want
 from app.services.gateway.spending import Billing, Extent, Spends
-from app.services.telemetry.instruments import QUEUE_WAIT
+from app.services.telemetry.instruments import note_wait
 from app.services.telemetry.provider_calls import CANCELLED, CallEnd, ProviderCall
 from app.services.telemetry.tracing import span
 
@@ -234,7 +234,7 @@ class Attempts:
                 raise state.last from None  # what failed says more than that nobody else was free
             raise
         finally:
-            QUEUE_WAIT.observe(self._now_s() - began_s, "account")
+            note_wait(self._now_s() - began_s, "account")
 
     async def _ask(self, bid: Bid[ChatRequest], permit: Permit, upstream: Upstream, left_s: float) -> ChatResult:
         asking = self._asked(bid, permit, upstream, left_s)

@@ -45,7 +45,7 @@ from app.services.gateway.repeats import Repeats
 from app.services.gateway.spending import Billing, Spends
 from app.services.roster import SnapshotRoster
 from app.services.single_flight import SingleFlight
-from app.services.telemetry.instruments import QUEUE_WAIT
+from app.services.telemetry.instruments import note_wait
 from app.services.telemetry.tracing import span
 
 OUTPUT_TOKENS_DEFAULT = 1_024
@@ -332,7 +332,7 @@ class Gateway:
                 call.caller, bid.input_tokens, bid.output_tokens_max, call.user, deadline_s=bid.deadline_s
             )
         waited_s = (self._clock.monotonic_ns() - began_ns) / 1e9
-        QUEUE_WAIT.observe(waited_s, "caller")
+        note_wait(waited_s, "caller")
         return admitted, replace(bid, deadline_s=bid.deadline_s - waited_s)
 
     def _billing(self, call: ClientCall | EmbeddingCall, wish: RoutingWish) -> Billing:

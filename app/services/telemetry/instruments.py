@@ -29,7 +29,16 @@ JUDGEMENTS = Counter(names.JUDGEMENTS)
 SPANS_SENT = Counter(names.SPANS_SENT)
 SPANS_DROPPED = Counter(names.SPANS_DROPPED)
 
+WAITED_S = 0.002
+"""What is shorter is the way through the code, and no wait."""
+
 ALL: tuple[Instrument, ...] = tuple(
     value for value in list(globals().values()) if isinstance(value, Counter | Gauge | Histogram)
 )
 """What is told to Ray."""
+
+
+def note_wait(seconds: float, waits_for: str) -> None:
+    """Count the wait of a call, where it had to wait."""
+    if seconds >= WAITED_S:
+        QUEUE_WAIT.observe(seconds, waits_for)
