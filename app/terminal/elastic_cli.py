@@ -61,3 +61,31 @@ def elastic_install(  # noqa: PLR0913  one parameter an option
         ),
         as_json=as_json,
     )
+
+
+@kibana.command(
+    "install", epilog="Example: ELASTIC_PASSWORD=… tutti kibana install --url http://localhost:5601 --user elastic"
+)
+def kibana_install(  # noqa: PLR0913  one parameter an option
+    context: typer.Context,
+    url: Annotated[
+        str, typer.Option("--url", metavar="URL", envvar="TUTTI_KIBANA", help="Where Kibana answers.")
+    ] = "http://localhost:5601",
+    space: Annotated[str, typer.Option("--space", metavar="NAME", help="Kibana's space; default: its own.")] = "",
+    dry_run: DryRun = False,
+    user: User = None,
+    password: Password = None,
+    ca_cert: CaCert = None,
+    prefix: Prefix = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Bring dashboards, saved searches and alert rules into Kibana. Again changes only what differs."""
+    from app.terminal import elastic_commands
+
+    reach = elastic_commands.Reach(config=config, url=url, user=user, password=password, ca_cert=ca_cert, prefix=prefix)
+    execute(
+        context.obj,
+        lambda: elastic_commands.install_kibana(reach, space=space, dry_run=dry_run, as_json=as_json),
+        as_json=as_json,
+    )

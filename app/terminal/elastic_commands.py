@@ -12,7 +12,9 @@ from app.domain.chat import Json
 from app.domain.errors import ConfigurationError
 from app.domain.events.installing import Done, Installed, Step
 from app.domain.events.spec import ElasticsearchSpec
+from app.domain.kibana.saved_objects import Setting
 from app.services.events.elastic_install import ElasticInstaller, Wish
+from app.services.events.kibana_install import KibanaInstaller
 from app.sinks.admin import AdminClient
 from app.terminal.output import ExitStatus, emit_json, standard_error, standard_output
 
@@ -21,6 +23,7 @@ _MARKS = {
     Done.CHANGED: ("~", "yellow"),
     Done.UNCHANGED: ("=", "dim"),
     Done.SKIPPED: ("-", "dim"),
+    Done.PUT: ("+", "green"),
 }
 
 
@@ -79,11 +82,30 @@ async def install(reach: Reach, *, dry_run: bool, may_forget: bool, new_key: boo
         installed = await ElasticInstaller(client, wish).install()
     finally:
         await client.aclose()
-    _tell(installed, dry_run=dry_run, as_json=as_json)
+    tell(installed, dry_run=dry_run, as_json=as_json)
     return int(ExitStatus.ANSWERED)
 
 
-def _tell(installed: Installed, *, dry_run: bool, as_json: bool) -> None:
+async def install_kibana(reach: Reach, *, space: str, dry_run: bool, as_json: bool) -> int:
+    """Bring dashboards and rules into Kibana and say what was done.
+
+    Raises:
+        GatewayError: it cannot be reached, or refuses.
+    """
+    spec = reach.spec()
+    profile = settings.load(reach.config).events.profile
+    client = AdminClient(spec, kibana=True)
+    try:
+        setting = Setting(prefix=spec.index_prefix, profile=profile)
+        installed = await KibanaInstaller(client, setting, space=space, dry_run=dry_run).install()
+    finally:
+        await client.aclose()
+    tell(installed, dry_run=dry_run, as_json=as_json)
+    return int(ExitStatus.ANSWERED)
+
+
+def tell(installed: Installed, *, dry_run: bool, as_json: bool) -> None:
+    """Say on standard output what was done; a key only there, and only now."""
     if as_json:
         steps: list[Json] = [
             {"what": step.what, "name": step.name, "done": step.done.value, "detail": step.detail}
@@ -107,6 +129,10 @@ def _tell(installed: Installed, *, dry_run: bool, as_json: bool) -> None:
 
 def _line(step: Step, *, dry_run: bool) -> Text:
     mark, style = _MARKS[step.done]
-    done = f"would be {step.done.value}" if dry_run and step.done in (Done.CREATED, Done.CHANGED) else step.done.value
+    done = (
+        f"would be {step.done.value}"
+        if dry_run and step.done in (Done.CREATED, Done.CHANGED, Done.PUT)
+        else step.done.value
+    )
     detail = f": {step.detail}" if step.detail else ""
     return Text.assemble((f"{mark} ", style), f"{step.what} {step.name}  ", (f"{done}{detail}", style))

@@ -8,7 +8,6 @@ Source: elastic.co, Elasticsearch 9.2: index templates, ILM, security APIs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from app.domain.chat import Json
@@ -151,32 +150,6 @@ def mapped() -> Object:
     return {**mappings(), "_meta": {**_meta(), "schema": SCHEMA}}
 
 
-def differences(wanted: Json, present: Json) -> tuple[str, ...]:
-    """Return the paths at which ``present`` is not as wanted; what it has beside that is the server's.
-
-    Servers give settings back as text and spell nesting their own way: compared is what remains of that.
-    """
-    have = dict(_leaves(present))
-    return tuple(path for path, value in _leaves(wanted) if have.get(path) != value)
-
-
-def _leaves(value: Json, path: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _leaves(inner, f"{path}.{name}" if path else name)
-    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        for position, item in enumerate(value):
-            yield from _leaves(item, f"{path}.{position}")
-    elif isinstance(value, list):
-        yield path, ", ".join(_scalar(item) for item in value)
-    else:
-        yield path, _scalar(value)
-
-
-def _scalar(value: Json) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _component(prefix: str, part: str, template: Object) -> Piece:
     name = f"{prefix}-{part}"
     return Piece(
@@ -202,15 +175,3 @@ def _names(prefix: str) -> list[Json]:
 
 def _meta() -> Object:
     return {"managed_by": OWNER, "version": VERSION}
-
-
-def at(document: Json, way: tuple[str | int, ...]) -> Json:
-    """Return what stands at the end of ``way``; None where it ends early."""
-    for step in way:
-        if isinstance(document, Mapping) and isinstance(step, str):
-            document = document.get(step)
-        elif isinstance(document, list) and isinstance(step, int) and step < len(document):
-            document = document[step]
-        else:
-            return None
-    return document

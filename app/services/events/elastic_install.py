@@ -18,19 +18,15 @@ from app.domain.events.elastic_templates import (
     VERSION,
     Piece,
     api_key_request,
-    at,
-    differences,
     lifecycle_policy,
     mapped,
     reader_role,
     templates,
     writer_role,
 )
-from app.domain.events.installing import AdminAnswer, AdminRequests, Done, Installed, Step
+from app.domain.events.installing import AdminAnswer, AdminRequests, Done, Installed, Step, at, differences, named
 
 PARAM = "events.elasticsearch"
-CHANGES_MAX = 5
-"""Changes that are named of one piece; of more the number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +125,7 @@ class ElasticInstaller:
             if not answer.fine:
                 self._refuse(answer, f"put the {piece.what} {piece.name!r}")
         done = Done.CREATED if present is None else Done.CHANGED
-        self._steps.append(Step(what=piece.what, name=piece.name, done=done, detail=_named(changes)))
+        self._steps.append(Step(what=piece.what, name=piece.name, done=done, detail=named(changes)))
 
     def _require_not_newer(self, piece: Piece, present: Json) -> None:
         version = at(present, piece.version_at)
@@ -161,7 +157,7 @@ class ElasticInstaller:
                 await self._change(
                     f"/{index}/_mapping",
                     body,
-                    Step(what="fields of index", name=index, done=Done.CHANGED, detail=_named(changes)),
+                    Step(what="fields of index", name=index, done=Done.CHANGED, detail=named(changes)),
                 )
             if at(dict(aliases.document), (index, "aliases", prefix)) is None:
                 add: dict[str, Json] = {"actions": [{"add": {"index": index, "alias": prefix}}]}
@@ -233,10 +229,3 @@ class ElasticInstaller:
             remedy="What was done before stays; install again once that is mended.",
         )
         raise error
-
-
-def _named(changes: tuple[str, ...]) -> str:
-    # The version first; of the levels of a mapping only the names.
-    names = sorted({change.replace(".properties.", ".") for change in changes}, key=lambda name: "version" not in name)
-    more = len(names) - CHANGES_MAX
-    return ", ".join(names[:CHANGES_MAX]) + (f" and {more} more" if more > 0 else "")
