@@ -262,6 +262,7 @@ class ProjectOut(Strict):
     created_s: float
     updated_s: float
     forked_from: str | None = Field(description="The run whose results it took over.")
+    trace_id: str | None = Field(description="As spans, events and the books name it; null for runs of older versions.")
     request: RequestOut
     plan: dict[str, JsonValue] | None
     questions: list[QuestionOut]

@@ -54,6 +54,7 @@ def project_json(record: RunRecord) -> dict[str, Json]:
         "created_s": record.created_s,
         "updated_s": record.updated_s,
         "forked_from": record.forked_from,
+        "trace_id": request.trace.trace_id if request.trace else None,
         "request": {
             "text": request.text,
             "assume_defaults": request.assume_defaults,

@@ -19,6 +19,7 @@ from app.domain.events.batches import EventBatch, EventTerms
 from app.domain.events.record import EventIds, EventRecord, Origin, Recorder, UnknownFieldError
 from app.domain.events.schema import SAMPLED, TYPE
 from app.domain.ports import Clock, EventKeeper
+from app.domain.trace_context import NO_SPAN, current
 
 FLUSH_S = 0.25
 EVENTS_MAX = 20_000
@@ -75,11 +76,16 @@ class Emitter:
         Args:
             event_type: See ``events.schema``.
             at_ns: When it happened, in nanoseconds since 1970; now by default.
-            values: By short name, and ``trace_id``, ``span_id``, ``parent_id``.
+            values: By short name, and ``trace_id``, ``span_id``, ``parent_id``; the first two are those of what is
+                being done, where they are not given.
         """
         share = self._shares.get(event_type)
         if share is not None and self._chance() >= share:
             return
+        if (trace := current()) is not None:
+            values.setdefault("trace_id", trace.trace_id)
+            if trace.sampled and trace.span_id != NO_SPAN:
+                values.setdefault("span_id", trace.span_id)
         told = _Told(event_type, at_ns or int(self._clock.wall_s() * 1e9), values)
         if event_type in _LOSABLE:
             self._losable.append(told)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from actors import metrics
 from actors.metrics import REFRESH_PERIODS, MetricsReporter
 from app.domain.metric_names import Kind, MetricSpec
 from app.services.telemetry.metrics import Counter, Gauge, Histogram
@@ -40,7 +39,7 @@ class Told:
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     told = Told()
     for kind in ("Counter", "Gauge", "Histogram"):
-        monkeypatch.setattr(metrics.ray_metrics, kind, told.make)
+        monkeypatch.setattr(f"ray.util.metrics.{kind}", told.make)
     return told
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from fastapi import FastAPI
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app.domain.trace_context import current, enter, trace_id
 from app.http.tracing import Traced
@@ -105,11 +105,15 @@ async def test_client_that_leaves_before_the_answer_is_counted(recorder: Recorde
 
     before = instruments.REQUESTS.values().get(("/hot", "client_gone"), 0)
     scope = {"type": "http", "method": "POST", "path": "/hot", "headers": []}
-    await Traced(left, {"/hot"})(scope, _nothing, _nothing)
+    await Traced(left, {"/hot"})(scope, _receive, _send)
 
     assert instruments.REQUESTS.values()[("/hot", "client_gone")] == before + 1
     assert "http.response.status_code" not in recorder.ended[0].attributes
 
 
-async def _nothing(*_arguments: object) -> dict[str, object]:
-    return {}
+async def _receive() -> Message:
+    return {"type": "http.disconnect"}
+
+
+async def _send(_message: Message) -> None:
+    raise AssertionError("nothing is answered")

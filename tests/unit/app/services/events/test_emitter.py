@@ -12,6 +12,7 @@ from app.domain.chat import Json
 from app.domain.errors import CapacityError, InternalError
 from app.domain.events.batches import BatchKept, EventBatch, EventTerms
 from app.domain.events.record import EventRecord, Origin
+from app.domain.trace_context import TraceContext, use
 from app.services.events import emitter as module
 from app.services.events.emitter import Emitter
 from tests.fakes.clock import ManualClock
@@ -75,6 +76,21 @@ async def test_events_are_handed_over_together_and_in_order(emitter: Emitter, ke
     assert await emitter.flush()
     assert keeper.messages == 1
     assert [told["http.response.status_code"] for told in keeper.told("call.retried")] == list(range(5))
+
+
+async def test_event_names_the_trace_in_which_it_was_told(emitter: Emitter, keeper: FakeKeeper) -> None:
+    """As it was then: it is serialised later, and elsewhere."""
+    trace = TraceContext(trace_id="ab" * 16, span_id="cd" * 8, sampled=True)
+    with use(trace):
+        emitter.emit("call.retried", account="a")
+        emitter.emit("call.retried", account="b", trace_id="ef" * 16)
+    emitter.emit("call.retried", account="c")
+    assert await emitter.flush()
+    told = {str(one["tutti.account.id"]): one for one in keeper.told("call.retried")}
+
+    assert (told["a"]["trace.id"], told["a"]["span.id"]) == ("ab" * 16, "cd" * 8)
+    assert told["b"]["trace.id"] == "ef" * 16
+    assert "trace.id" not in told["c"]
 
 
 async def test_events_wait_while_the_spool_is_away_and_keep_their_ids(emitter: Emitter, keeper: FakeKeeper) -> None:
