@@ -31,6 +31,7 @@ from app.services.judge import Judge
 from app.services.prompts import Prompts
 from app.services.run_books import RunBooks
 from app.services.run_caller import RunCaller, RunLimits
+from app.services.run_journal import RunJournal
 from app.services.run_log import RunLog
 from app.services.task_flow import TaskFlow
 from app.services.work import Worker
@@ -178,7 +179,7 @@ async def flow_of(plan: Plan, run_id: str, opened: stage.Stage) -> TaskFlow:
     await opened.store.record_plan(run_id, plan, [])
     caller = RunCaller(
         opened.dispatcher,
-        opened.store,
+        RunJournal(opened.store, run_id, record.epoch, on_lost=lambda: None),
         clock,
         books=RunBooks(lambda: opened.orchestra, clock, Owners(tenant=opened.orchestra.tenant, run=run_id)),
         limits=RunLimits(tokens_max=None, retry_share=0.2),

@@ -224,6 +224,8 @@ class Conductor:
             await self._finish(RunStatus.COMPLETED)
             return
         await self._played(plan)
+        if self.caller.waits_for_a_person and not await self._recovered():
+            return
         await self._merged(plan)
         await self._evaluated(plan)
         await self._finish(self._status_of_tasks())

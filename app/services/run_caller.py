@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Protocol
+from typing import Literal, Protocol
 
 from app.domain.accounts import OnUnknown
 from app.domain.books.entries import Command
@@ -88,6 +88,9 @@ class CallJournal(Protocol):
     async def record_calls(self, calls: Sequence[CallRecord], commands: Sequence[Command]) -> None:
         """Write calls and apply the books' commands in one transaction; raises QuotaError where one has no room."""
 
+    async def calls(self) -> Sequence[CallRecord]:
+        """Return every call of the run as it stands, with what account actors wrote of it."""
+
 
 class RunCaller:
     """The port ``ModelCaller`` for one run.
@@ -130,6 +133,11 @@ class RunCaller:
         self._recovered_s = 0.0
         self._on_unknown: Callable[[CallRecord], OnUnknown] = lambda _record: "hold"
         self.spans: list[CallSpan] = []
+
+    @property
+    def waits_for_a_person(self) -> bool:
+        """Whether a call was lost of which nobody may decide but a person."""
+        return any(record.state is CallState.HELD for record in self._records.values())
 
     def remember(self, records: Sequence[CallRecord]) -> None:
         """Take over the calls of earlier lives of the run: they count, and their answers are not bought again."""
@@ -187,8 +195,9 @@ class RunCaller:
         if replayed is not None:
             return replayed
         lost = self._open.pop(call.call_id, None)
-        resumed = None if lost is None else await self._resume(call, lost)
+        resumed = None if lost is None else await self._resume(call, lost, self._recovered_s)
         if resumed is not None:
+            self.spans.append(CallSpan(call=call, answer=resumed))
             return resumed
         avoid = call.avoid_accounts
         deadline_ns = self._clock.monotonic_ns() + int(call.deadline_s * 1e9)
@@ -223,8 +232,8 @@ class RunCaller:
         self.spans.append(CallSpan(call=call, answer=answer))
         return answer
 
-    async def _resume(self, call: ModelCall, lost: CallRecord) -> CallAnswer | None:
-        """Send a call again that an earlier life sent, to the same account under the same key: it is billed once.
+    async def _resume(self, call: ModelCall, lost: CallRecord, lost_at_s: float) -> CallAnswer | None:
+        """Send a call again whose answer was lost, to the same account under the same key: it is billed once.
 
         Its hold was left unknown, and only its answer ends that: a refusal of this sending says nothing of the first.
         None: there is no answer to be had under that key, and the call may be bought under another.
@@ -241,7 +250,7 @@ class RunCaller:
             request=replace(
                 call.request,
                 call_key=lost.key,
-                lost_at_s=self._recovered_s if lost.account else None,
+                lost_at_s=lost_at_s if lost.account else None,
                 begun_as=lost.provider_id,
             ),
         )
@@ -267,12 +276,40 @@ class RunCaller:
                 raise
         ended = self._books.answered(lost, same, answer)
         await self._finish(ended)
-        self.spans.append(CallSpan(call=call, answer=answer))
         return replace(answer, cost_usd=ended.record.cost_usd)
 
-    async def _leave_unknown(self, record: CallRecord, error: str) -> None:
-        self._keep(replace(record, state=CallState.UNKNOWN, settled_s=self._clock.wall_s(), error=error))
+    async def _leave_unknown(
+        self, record: CallRecord, error: str, state: Literal[CallState.UNKNOWN, CallState.HELD] = CallState.UNKNOWN
+    ) -> None:
+        self._keep(replace(record, state=state, settled_s=self._clock.wall_s(), error=error))
         await self._write(self._records[record.key], [])
+
+    async def _after_loss(self, record: CallRecord, call: ModelCall, error: CallLostError) -> CallAnswer:
+        """Do about a call that died with its account's actor what a next life of the run would do about it.
+
+        Its hold stays until its answer is there, or counts as unknown when it is overdue.
+
+        Raises:
+            CallLostError: it may be bought anew.
+            InternalError: there is no answer to be had, or a person must decide; nothing is bought under another key.
+        """
+        lost = next((one for one in await self._journal.calls() if one.key == record.key), record)
+        policy = RecoveryPolicy(on_unknown=self._on_unknown(lost))
+        decision = recover(lost, endpoint_of(lost, self._books.orchestra()), policy)
+        if decision in _UNDER_ITS_KEY:
+            self._on_failure(call, error, True)
+            try:
+                answer = await self._resume(call, lost, self._clock.wall_s())
+            except UpstreamError as failed:
+                raise InternalError(f"{call.purpose} was lost on its way: {failed.message}") from None
+            if answer is not None:
+                return answer
+        elif decision is Decision.ASK:
+            await self._leave_unknown(lost, LOST, CallState.HELD)
+            raise InternalError(f"{call.purpose} was lost on its way", remedy="say whether to buy it again")
+        else:
+            await self._finish(self._books.failed(record, call, error))
+        raise error
 
     async def _begin(self, call: ModelCall, number: int) -> CallRecord:
         """Record a call as sent with the hold of its ceiling: on disk before anything leaves, or not at all."""
@@ -308,6 +345,8 @@ class RunCaller:
                 told.set(Attribute.PURPOSE, call.purpose)
                 told.set(Attribute.TASK, call.task_id)
                 answer = await self._inner.call(call)
+        except CallLostError as error:
+            return await self._after_loss(record, call, error)
         except GatewayError as error:
             await self._finish(self._books.failed(record, call, error))
             raise

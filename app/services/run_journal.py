@@ -54,6 +54,10 @@ class RunJournal:
         with _Fence(self):
             await self._journal.record_calls(calls, commands, self._epoch)
 
+    async def calls(self) -> Sequence[CallRecord]:
+        """Return every call of the run as it stands."""
+        return await self._journal.calls_of(self._run_id)
+
     async def append_events(self, events: Sequence[RunEvent]) -> None:
         """Append progress lines."""
         with _Fence(self):

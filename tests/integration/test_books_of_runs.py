@@ -23,7 +23,7 @@ from app.domain.books.budgets import BudgetSpec, Ledger, OwnerKind, Owners, Wind
 from app.domain.books.money import nano_from_usd
 from app.domain.books.usage import Dimension, UsageQuery, UsageRow
 from app.domain.calls import CallAnswer, ModelCall
-from app.domain.errors import ConflictError
+from app.domain.errors import CallLostError, ConflictError, UpstreamKind
 from app.domain.ports import ModelCaller
 from app.domain.run import CallRecord, CallState, RunRecord, RunRequest, RunStatus, TaskRecord, TaskState
 from app.domain.without_secrets import without_secrets
@@ -265,6 +265,37 @@ async def test_a_route_that_asks_pauses_the_run_until_a_person_decides(desk: Des
     assert sum(call.task_id == "t2" and call.purpose == "task" for call in caller.calls) == 1
     abandoned.cancel()
     await abandoned
+
+
+class ActorLost(Priced):
+    """Loses the second task's account actor with its first call."""
+
+    async def call(self, call: ModelCall) -> CallAnswer:
+        if call.task_id == "t2" and not any(one.task_id == "t2" for one in self.calls):
+            self.calls.append(call)
+            raise CallLostError("its actor went away", kind=UpstreamKind.CONNECTION, account="a", billed=None)
+        return await super().call(call)
+
+
+async def test_a_call_lost_with_its_accounts_actor_pauses_the_run_as_well(desk: Desk) -> None:
+    """The conductor lives, and nobody knows any more than if it had died: what others did is kept, a person decides."""
+    careful = replace(PRICED, coordinator=replace(PRICED.coordinator, on_unknown="hold"))
+    caller = ActorLost()
+
+    paused = await desk.conductor(await desk.accept(), caller, careful).conduct()
+    tried = sum(call.task_id == "t2" for call in caller.calls)
+    (question,) = paused.questions
+    answered = replace(
+        await desk.taken(), status=RunStatus.ACCEPTED, answers=((question.id, "buy again"),), document=None
+    )
+    await desk.store.update_run(answered, [])
+    ended = await desk.conductor(answered, caller, careful).conduct()
+
+    assert (paused.status, tried, "t2" in question.question) == (RunStatus.NEEDS_ANSWERS, 1, True)
+    assert ended.status is RunStatus.COMPLETED
+    assert sum(call.task_id == "t2" and call.purpose == "task" for call in caller.calls) == 2
+    assert sum(call.task_id == "t1" and call.purpose == "task" for call in caller.calls) == 1
+    assert await desk.store.verify_books() == []
 
 
 async def test_giving_a_call_up_costs_its_task_and_nothing_else(desk: Desk) -> None:
