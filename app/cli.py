@@ -20,6 +20,7 @@ from app.terminal import operator_commands, run_commands, serve_command
 from app.terminal.books_cli import books, figures
 from app.terminal.connect import Target
 from app.terminal.elastic_cli import elastic, kibana
+from app.terminal.events_cli import events
 from app.terminal.execute import Doors, execute, leave
 from app.terminal.options import Config, Json, Server
 from app.terminal.output import ExitStatus
@@ -44,6 +45,7 @@ app.add_typer(figures)
 db = typer.Typer(no_args_is_help=True, help="The database of runs and books: its schema, and copies of it.")
 app.add_typer(db, name="db")
 app.add_typer(books, name="books")
+app.add_typer(events, name="events")
 app.add_typer(elastic, name="elastic")
 app.add_typer(kibana, name="kibana")
 

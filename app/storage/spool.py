@@ -82,7 +82,7 @@ class Spool:
             self._connection = _open(file)
         except sqlite3.DatabaseError as error:
             if kind_of(error) is not FaultKind.DAMAGED:
-                raise _fault(error, file) from error
+                raise spool_fault(error, file) from error
             self.put_aside = _put_aside(file, wall_s())
             self._connection = _guarded(lambda: _open(file), file)
 
@@ -411,10 +411,11 @@ def _guarded(run: Callable[[], Value], file: Path) -> Value:
     try:
         return run()
     except sqlite3.Error as error:
-        raise _fault(error, file) from error
+        raise spool_fault(error, file) from error
 
 
-def _fault(error: sqlite3.Error, file: Path) -> InternalError:
+def spool_fault(error: sqlite3.Error, file: Path) -> InternalError:
+    """Return the error for a caller whose write or read met ``error``."""
     kind = kind_of(error)
     if kind is FaultKind.DAMAGED:
         return SpoolDamagedError(f"the spool of events {str(file)!r} is damaged", remedy="it is put aside and kept")
