@@ -36,6 +36,7 @@ from app.settings.roles import DEFAULT_TIERS
 from app.settings.schema import SECTIONS
 from app.settings.sections import Section
 from tools.compatibility_page import compatibility_page
+from tools.events_page import events_page
 from tools.fault_matrix_page import fault_matrix_page
 from tools.grafana_dashboards import DASHBOARDS, dashboard_file
 from tools.prometheus_rules import rules_file
@@ -73,6 +74,7 @@ def configuration_page() -> str:
 PAGES: Mapping[str, Callable[[], str]] = {
     "docs/configuration.md": configuration_page,
     "docs/compatibility.md": compatibility_page,
+    "docs/events.md": lambda: events_page(GENERATED),
     "docs/fault-matrix.md": fault_matrix_page,
     "deploy/prometheus/tutti-alerts.yml": rules_file,
     **{f"deploy/grafana/dashboards/{board.uid}.json": partial(dashboard_file, board) for board in DASHBOARDS},
