@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import cast
 
+from actors import metrics
 from actors.event_handles import OutboxHandle, SpoolHandle
 from actors.handles import ActorHandle
 from app.domain.errors import ConflictError, GatewayError
@@ -25,12 +26,14 @@ from app.domain.events.delivery import Pace, ShippingState
 from app.domain.events.spec import ElasticsearchSpec, EventsSpec
 from app.domain.ports import EventSource
 from app.services.events.shipping import Shipper
+from app.services.telemetry.event_levels import measure_backlog
 from app.sinks.choice import Receiver, receiver_of
 from app.sinks.elasticsearch_http import ElasticsearchHttp
 from app.sinks.elasticsearch_upkeep import drop_days, forget_user, has_lifecycle
 
 FOLLOW_S = 2.0
 UPKEEP_S = 3_600.0
+MEASURE_S = 5.0
 FAILED_PAUSE_S = 5.0
 STATE_TIMEOUT_S = 10.0
 FORGET_TIMEOUT_S = 600.0
@@ -133,6 +136,8 @@ class LogShipperActor(LogShipper):
     def __init__(self, namespace: str) -> None:
         spool = SpoolHandle(namespace)
         super().__init__({"spool": spool, "outbox": OutboxHandle(namespace)}, spool.spec)
+        metrics.follow(wanted=True)
+        self._measuring = asyncio.create_task(_for_ever(functools.partial(measure, self._sources)))
 
     def __repr__(self) -> str:
         return "tutti log shipper"  # as Ray's dashboard and logs show it
@@ -165,6 +170,15 @@ async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
         except Exception:  # noqa: BLE001  outermost edge of the task
             _log.exception("shipping failed, and begins again")
         await asyncio.sleep(FAILED_PAUSE_S)
+
+
+async def measure(sources: Mapping[str, EventSource], *, period_s: float = MEASURE_S) -> None:
+    """Set the levels of what waits, for ever."""
+    while True:
+        for name, source in sources.items():
+            with contextlib.suppress(GatewayError):  # a source that is away keeps its last level
+                measure_backlog(name, await source.backlog())
+        await asyncio.sleep(period_s)
 
 
 async def _keep_days(http: ElasticsearchHttp, spec: ElasticsearchSpec) -> None:

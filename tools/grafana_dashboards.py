@@ -299,7 +299,46 @@ RUNS = Dashboard(
     ),
 )
 
-DASHBOARDS: tuple[Dashboard, ...] = (OVERVIEW, ACCOUNTS, RUNS)
+EVENTS = Dashboard(
+    uid="tutti-events",
+    title="Tutti · events on their way",
+    panels=(
+        Panel(
+            title="Events that wait",
+            meaning="Kept on this machine and not shipped yet, by source.",
+            unit="short",
+            stacked=True,
+            queries=((level(names.EVENTS_WAITING, "sum", "source"), _legend("source")),),
+        ),
+        Panel(
+            title="Age of the oldest",
+            meaning="How far behind the receiver is.",
+            unit="s",
+            queries=((level(names.EVENTS_OLDEST, "max", "source"), _legend("source")),),
+        ),
+        Panel(
+            title="Room they take",
+            meaning="On disk, against `events.spool_mb`.",
+            unit="bytes",
+            stacked=True,
+            queries=((level(names.EVENTS_BYTES, "sum", "source"), _legend("source")),),
+        ),
+        Panel(
+            title="Dead letters",
+            meaning="Refused for good: `tutti events dead list`.",
+            unit="short",
+            queries=((level(names.EVENTS_DEAD, "sum", "source"), _legend("source")),),
+        ),
+        Panel(
+            title="Given up",
+            meaning="Telemetry and debug lines for which there was no room.",
+            unit="short",
+            queries=((level(names.EVENTS_DROPPED, "sum", "source"), _legend("source")),),
+        ),
+    ),
+)
+
+DASHBOARDS: tuple[Dashboard, ...] = (OVERVIEW, ACCOUNTS, RUNS, EVENTS)
 
 
 def dashboard_file(dashboard: Dashboard) -> str:

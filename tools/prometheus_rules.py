@@ -124,6 +124,22 @@ ALERTS: tuple[Alert, ...] = (
         remedy="`tutti projects list` shows it; cancel it, or see which of its tasks waits.",
     ),
     Alert(
+        name="TuttiEventsLate",
+        query=f"{level(names.EVENTS_OLDEST, 'max', 'source')} > 300",
+        holds_for="5m",
+        severity="warning",
+        summary="Events of the {{ $labels.source }} wait for over five minutes.",
+        remedy="The receiver is down or refuses us: `tutti doctor`. Nothing is lost while there is room.",
+    ),
+    Alert(
+        name="TuttiDeadLetters",
+        query=f"{level(names.EVENTS_DEAD, 'sum', 'source')} > 0",
+        holds_for="5m",
+        severity="warning",
+        summary="Events of the {{ $labels.source }} were refused for good.",
+        remedy="`tutti events dead list` says why; mend it, then `tutti events dead replay`.",
+    ),
+    Alert(
         name="TuttiSpansLost",
         query=f"{rate(names.SPANS_DROPPED, window=WINDOW)} > 0",
         holds_for="10m",

@@ -172,6 +172,30 @@ RUN_TASKS = MetricSpec(
     name="tutti_run_tasks", kind="counter", meaning="Tasks that ended.", labels=("state", "produced_by")
 )
 JUDGEMENTS = MetricSpec(name="tutti_judgements", kind="counter", meaning="Results judged.", labels=("verdict",))
+EVENTS_WAITING = MetricSpec(
+    name="tutti_events_waiting", kind="gauge", meaning="Events kept here and not shipped yet.", labels=("source",)
+)
+EVENTS_BYTES = MetricSpec(
+    name="tutti_events_waiting_bytes", kind="gauge", meaning="What they take on disk.", labels=("source",)
+)
+EVENTS_OLDEST = MetricSpec(
+    name="tutti_events_oldest_seconds",
+    kind="gauge",
+    meaning="Age of the oldest event that is not shipped yet; 0 without one.",
+    labels=("source",),
+)
+EVENTS_DEAD = MetricSpec(
+    name="tutti_events_dead_letters",
+    kind="gauge",
+    meaning="Events that were refused for good and wait for a person.",
+    labels=("source",),
+)
+EVENTS_DROPPED = MetricSpec(
+    name="tutti_events_dropped",
+    kind="gauge",
+    meaning="Events that were given up for want of room, since the keeper began.",
+    labels=("source",),
+)
 SPANS_SENT = MetricSpec(name="tutti_spans_sent", kind="counter", meaning="Spans that the receiver took.")
 SPANS_DROPPED = MetricSpec(
     name="tutti_spans_dropped", kind="counter", meaning="Spans that were lost: the receiver was down, or refused them."
