@@ -11,9 +11,10 @@ from pydantic import AfterValidator, BeforeValidator
 
 from app.domain.events.fields import DEFAULT_PROFILE, PROFILES, Profile
 from app.domain.events.schema import SAMPLED, TYPE
-from app.domain.events.spec import ElasticsearchSpec, EventsSpec
+from app.domain.events.spec import ElasticsearchSpec, EventsSpec, FileSpec, OtlpSpec
 from app.settings.fields import EMPTY_IF_NULL, BaseUrl, Name, Secret, Share, Text, refusal, whole
 from app.settings.sections import Section, setting
+from app.settings.telemetry_schema import OtlpHeaders
 
 MEGABYTE = 1_000_000
 
@@ -89,6 +90,35 @@ class ElasticsearchSection(Section):
     )
 
 
+class FileSection(Section):
+    """Files for Filebeat, Vector, an OpenTelemetry collector: one ECS document a line, written before it counts."""
+
+    folder: Text = setting(..., "Where they stand; made where missing.", kind="path", example="/var/log/tutti-events")
+    file_mb: Annotated[int, _number(1, 10_000, "100")] = setting(
+        100, "Size at which another file begins.", kind="whole number from 1 to 10000", unit="megabytes", example="100"
+    )
+    files: Annotated[int, _number(2, 10_000, "10")] = setting(
+        10, "Files that are kept; older ones are deleted.", kind="whole number from 2 to 10000", example="10"
+    )
+
+
+class OtlpSection(Section):
+    """Any receiver of OpenTelemetry's logs: a collector, or a service that speaks OTLP over HTTP."""
+
+    endpoint: BaseUrl = setting(
+        ..., "Gets them at `/v1/logs` below this.", kind="http or https address", example="http://localhost:4318"
+    )
+    headers: Annotated[OtlpHeaders, EMPTY_IF_NULL] = setting(
+        dict,
+        "Sent along, for receivers that want a key.",
+        kind="mapping of text",
+        example="{authorization: 'Bearer ${OTLP_TOKEN}'}",
+    )
+    ca_cert: Text | None = setting(
+        None, "A file of certificates to trust beside the usual ones.", kind="path", example="/etc/ssl/otlp-ca.pem"
+    )
+
+
 class EventsSection(Section):
     """What happens, as events: kept here, shipped where that is configured."""
 
@@ -122,6 +152,12 @@ class EventsSection(Section):
     elasticsearch: ElasticsearchSection | None = setting(
         None, "Where events are shipped; null: they stay here.", kind="elasticsearch or null", example="see below"
     )
+    file: FileSection | None = setting(
+        None, "Instead: files that somebody else's shipper reads.", kind="file or null", example="see below"
+    )
+    otlp: OtlpSection | None = setting(
+        None, "Instead: a receiver of OpenTelemetry's logs.", kind="otlp or null", example="see below"
+    )
 
 
 def events_of(section: EventsSection) -> EventsSpec:
@@ -144,5 +180,19 @@ def events_of(section: EventsSection) -> EventsSpec:
             batch_docs=elastic.batch_docs,
             batch_bytes=elastic.batch_mb * MEGABYTE,
             keep_days=elastic.keep_days,
+        ),
+        file=None
+        if section.file is None
+        else FileSpec(
+            folder=section.file.folder,
+            file_bytes=section.file.file_mb * MEGABYTE,
+            files=section.file.files,
+        ),
+        otlp=None
+        if section.otlp is None
+        else OtlpSpec(
+            url=section.otlp.endpoint,
+            headers=tuple(section.otlp.headers.items()),
+            ca_cert=section.otlp.ca_cert,
         ),
     )

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator
 
 from app.domain.accounts import EndpointClass, ModelKind, OnUnknown, Provider, StructuredOutput, Tier
 from app.settings.books_schema import AlertsSection, BudgetSection, LongContextSection, PeakSection, PriceSection
-from app.settings.events_schema import ElasticsearchSection, EventsSection
+from app.settings.events_schema import ElasticsearchSection, EventsSection, FileSection, OtlpSection
 from app.settings.fields import (
     EMPTY_IF_NULL,
     BaseUrl,
@@ -419,6 +419,8 @@ SECTIONS: Mapping[str, type[Section]] = {
     "telemetry.traces": TracesSection,
     "events": EventsSection,
     "events.elasticsearch": ElasticsearchSection,
+    "events.file": FileSection,
+    "events.otlp": OtlpSection,
 }
 """Every mapping with fixed keys, by where it stands: ``[]`` for a list's item, ``*`` for a name of the user's own."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from pydantic import BeforeValidator
 
@@ -26,6 +26,11 @@ def _header_value(value: object) -> object:
     return value.strip()
 
 
+OtlpHeaders: TypeAlias = dict[
+    Annotated[str, BeforeValidator(_header_name)], Annotated[str, BeforeValidator(_header_value)]
+]
+
+
 class TracesSection(Section):
     """Where spans go: any OpenTelemetry receiver, for instance Jaeger, Tempo, or a collector."""
 
@@ -36,10 +41,7 @@ class TracesSection(Section):
         kind="http or https address or null",
         example="http://localhost:4318",
     )
-    headers: Annotated[
-        dict[Annotated[str, BeforeValidator(_header_name)], Annotated[str, BeforeValidator(_header_value)]],
-        EMPTY_IF_NULL,
-    ] = setting(
+    headers: Annotated[OtlpHeaders, EMPTY_IF_NULL] = setting(
         dict,
         "Sent along, for receivers that want a key.",
         kind="mapping of text",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from app.domain.errors import InternalError
 from app.domain.events.installing import AdminAnswer
 from app.domain.events.spec import ElasticsearchSpec
-from app.sinks.elasticsearch_http import Answer, ElasticsearchHttp, UnreachableError
+from app.sinks.elasticsearch_http import ElasticsearchHttp
+from app.sinks.http import Answer, UnreachableError
 
 TIMEOUT_S = 60.0
 

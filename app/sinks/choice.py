@@ -8,6 +8,12 @@ from app.domain.events.spec import EventsSpec
 from app.domain.ports import EventSink
 from app.sinks.elasticsearch import ElasticsearchSink
 from app.sinks.elasticsearch_http import ElasticsearchHttp
+from app.sinks.file import FileSink
+from app.sinks.http import ReceiverHttp
+
+DOCS_MAX = 1_000
+BYTES_MAX = 4_000_000
+"""Where nothing is configured about it: receivers of OTLP commonly stop at 4 MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,4 +37,12 @@ def receiver_of(spec: EventsSpec) -> Receiver | None:
             bytes_max=spec.elasticsearch.batch_bytes,
             http=http,
         )
+    if spec.file is not None:
+        return Receiver(sink=FileSink(spec.file), docs_max=DOCS_MAX, bytes_max=BYTES_MAX)
+    if spec.otlp is not None:
+        from app.sinks.otlp import OtlpSink
+
+        headers = dict(spec.otlp.headers)
+        sink = OtlpSink(ReceiverHttp(spec.otlp.url, headers, ca_cert=spec.otlp.ca_cert))
+        return Receiver(sink=sink, docs_max=DOCS_MAX, bytes_max=BYTES_MAX)
     return None

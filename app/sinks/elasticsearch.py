@@ -13,7 +13,8 @@ from typing import Any
 from app.domain.events.delivery import STORED, Delivery, Outcome, Trouble, judged, trouble_of
 from app.domain.events.spec import ElasticsearchSpec
 from app.domain.events.spooled import SpooledEvent
-from app.sinks.elasticsearch_http import Answer, ElasticsearchHttp, UnreachableError
+from app.sinks.elasticsearch_http import ElasticsearchHttp
+from app.sinks.http import Answer, UnreachableError
 
 NDJSON = "application/x-ndjson"
 ONLY = {"filter_path": "errors,items.*.status,items.*.error.type,items.*.error.reason"}

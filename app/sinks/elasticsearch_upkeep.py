@@ -14,7 +14,8 @@ import orjson
 
 from app.domain.errors import InternalError
 from app.domain.events.fields import FIELD
-from app.sinks.elasticsearch_http import Answer, ElasticsearchHttp, UnreachableError
+from app.sinks.elasticsearch_http import ElasticsearchHttp
+from app.sinks.http import Answer, UnreachableError
 
 PAGE_DOCS = 2_000
 PAGES_MAX = 5_000

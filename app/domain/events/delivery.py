@@ -37,6 +37,8 @@ class Trouble(StrEnum):
     BUSY = "busy"
     TOO_LARGE = "too_large"
     """Refused as a whole; its halves may pass, or show which event is at fault."""
+    SPOILED = "spoiled"
+    """Some of it is refused for good, and it does not say which: its halves show."""
     LOCKED_OUT = "locked_out"
     """Our key is refused: a person must act, nothing is given up."""
     WRONG = "wrong"
@@ -178,6 +180,9 @@ class Pace:
             # Whatever is smaller than what was refused may pass; one event alone says nothing about others.
             if sent_docs > 1:
                 self._bytes_max = max(1, min(self._bytes_max, sent_bytes - 1))
+        elif trouble is Trouble.SPOILED:
+            self.failures = 0
+            self.docs = max(1, sent_docs // 2)
         elif trouble in (None, Trouble.BUSY, Trouble.SLOW):
             self.docs = max(1, self.docs // 2)
 

@@ -26,6 +26,26 @@ class ElasticsearchSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileSpec:
+    """A folder of files of events, one JSON document a line, for somebody else's shipper to read."""
+
+    folder: str
+    file_bytes: int = 100_000_000
+    files: int = 10
+    """Kept; the oldest is deleted when another one begins."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtlpSpec:
+    """Any receiver of OpenTelemetry's logs."""
+
+    url: str
+    """Logs are sent to ``/v1/logs`` below it."""
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    ca_cert: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventsSpec:
     """How events are kept on this machine, and where they go."""
 
@@ -37,11 +57,14 @@ class EventsSpec:
     samples: tuple[tuple[str, float], ...] = ()
     """(event type, share that is kept), where that is not the type's own."""
     elasticsearch: ElasticsearchSpec | None = None
+    file: FileSpec | None = None
+    otlp: OtlpSpec | None = None
+    """One of the three at most: what was shipped is not kept for another."""
 
     @property
     def ships(self) -> bool:
         """Whether events wait here until somebody has taken them."""
-        return self.elasticsearch is not None
+        return not (self.elasticsearch is None and self.file is None and self.otlp is None)
 
     def share(self, event_type: str, default: float) -> float:
         """Return the share of that type that is kept."""

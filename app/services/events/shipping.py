@@ -161,7 +161,7 @@ class Shipper:
     async def _failed(self, events: Sequence[SpooledEvent], delivery: Delivery) -> None:
         assert delivery.trouble is not None
         self._pace.failed(delivery.trouble, sent_docs=len(events), sent_bytes=_size(events))
-        if delivery.trouble is Trouble.TOO_LARGE:
+        if delivery.trouble in (Trouble.TOO_LARGE, Trouble.SPOILED):
             return
         words = WORDS.get(delivery.trouble, "")
         said = f"{self._sink.name}: {delivery.status or ''} {delivery.reason}".replace(":  ", ": ")

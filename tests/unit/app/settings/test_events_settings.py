@@ -60,6 +60,16 @@ def test_another_password_is_another_configuration() -> None:
     assert first.fingerprint != second.fingerprint
 
 
+def test_another_token_of_a_receiver_is_another_configuration() -> None:
+    """It is in no text of the value, and a reload brings it to who ships all the same."""
+    otlp = ACCOUNTS + "events: {otlp: {endpoint: 'http://localhost:4318', headers: {authorization: %s}}}\n"
+    first, second = (loaded(otlp % word) for word in ("swordfish", "tuna"))
+
+    assert first.events.ships
+    assert "swordfish" not in repr(first.events)
+    assert first.fingerprint != second.fingerprint
+
+
 def test_samples_are_kept_by_type() -> None:
     """The type's own share holds where nothing is said."""
     spec = loaded(ACCOUNTS + "events: {sample: {request.finished: 0.25}}\n").events
@@ -73,6 +83,8 @@ def test_samples_are_kept_by_type() -> None:
     [
         (ELASTIC + "    username: tutti\n", "belong together"),
         (ELASTIC + "    username: u\n    password: p\n    api_key: k\n", "signs in twice"),
+        (ELASTIC + "  file:\n    folder: /tmp/events\n", "is a second receiver"),
+        (ACCOUNTS + "events:\n  otlp:\n    endpoint: nowhere\n", "http"),
         (ELASTIC + "    index_prefix: Tutti\n", "index"),
         (ACCOUNTS + "events: {sample: {call.finished: 0.5}}\n", "kept whole"),
         (ACCOUNTS + "events: {sample: {call.finnished: 0.5}}\n", "no type of event"),

@@ -231,3 +231,19 @@ def test_a_start_reads_no_more_than_a_portion() -> None:
 
     assert source.reads <= 2
     assert sink.requests == [500]
+
+
+def test_a_batch_that_holds_something_refused_is_told_apart_without_slowing_the_rest() -> None:
+    """The receiver says only that one was rejected: halves find it, and later requests are as large as before."""
+
+    def script(sink: FakeSink, events: Sequence[SpooledEvent]) -> Delivery | None:
+        if not any(event.seq == 7 for event in events):
+            return None
+        return Delivery(outcomes=(DEAD,)) if len(events) == 1 else Delivery(trouble=Trouble.SPOILED, reason="one")
+
+    source, sink = filled(2_000), FakeSink(script)
+    state, pace = ship(source, sink)
+
+    assert len(sink.stored) == 1_999
+    assert state.dead == 1
+    assert pace.bytes == 8_000_000
