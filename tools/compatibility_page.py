@@ -44,6 +44,19 @@ _PARTS = (
         "yes on one machine; `ray up` files pass Ray's validator",
     ),
     ("SQLite journal", "-", "-", "yes"),
+    (
+        "spans by OTLP over HTTP",
+        "-",
+        "-",
+        "a receiver of our own that reads them with the protocol's official package; Jaeger not here",
+    ),
+    (
+        "metrics, dashboards, alert rules",
+        "-",
+        "-",
+        "Ray's endpoint, read with Prometheus' official Python parser; queries checked against the metrics there are; "
+        "Prometheus and Grafana themselves not here: docs/observability.md brings them up",
+    ),
 )
 
 _LANGUAGES = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -177,6 +178,20 @@ def test_metrics_stand_on_rays_endpoint_in_the_fields_names(server: Server, simu
     text = HTTP.get(f"http://127.0.0.1:{METRICS_PORT}/metrics").text
     names = set(re.findall(r"^(ray_(?:tutti|gen_ai|http)_\w+?)(?=[{ ])", text, re.MULTILINE))
     assert names <= {name for metric in ALL for name in metric.exported}
+
+
+def test_doctor_finds_nothing_wrong_and_says_where_the_metrics_are(server: Server) -> None:
+    """On a server that is well: every part is looked at, on one page."""
+    left = server.tutti("doctor", "--json")
+    page = json.loads(left.stdout)
+    found = {row["part"]: row for row in page["findings"]}
+
+    assert (left.returncode, page["ok"]) == (0, True), left.stdout
+    assert {"configuration", "data directory", "store", "server", "traces", "clock", "coordinator", "accounts"} <= set(
+        found
+    )
+    assert f":{METRICS_PORT}/metrics" in found["metrics"]["says"]
+    assert found["clock"]["level"] == "ok"
 
 
 def test_no_secret_and_no_prompt_is_told(server: Server, receiver: Receiver) -> None:
