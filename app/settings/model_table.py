@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from decimal import Decimal
 from functools import cache
 from importlib.resources import files
@@ -91,6 +92,8 @@ class _Source(BaseModel):
     url: str = ""
     as_of: Annotated[str, BeforeValidator(str)]
     """The date of what the source says."""
+    valid_from: date | None = None
+    """First day, in UTC, for which prices of rows that name no other are known to hold."""
 
 
 class _File(BaseModel):
@@ -179,7 +182,9 @@ def model_table() -> ModelTable:
     rows = {}
     for name, row in table.models.items():
         info = _info(name, row, table, f"{sources[row.source]} (read {table.read})")
-        rows[name] = TableRow(info=info, price=_price(info, row.price), also=row.also, note=row.note)
+        rows[name] = TableRow(
+            info=info, price=_price(info, row.price, table.sources[row.source]), also=row.also, note=row.note
+        )
     assert set(table.aliases.values()) <= set(rows), "aliases point into the table"
     return ModelTable(read=table.read, aliases=table.aliases, rows=rows, sources=sources, tiers=table.tiers)
 
@@ -198,9 +203,12 @@ def _info(name: str, row: _Row, table: _File, price_source: str) -> ModelInfo:
     return ModelInfo(name=name, price_source=price_source, **given)
 
 
-def _price(info: ModelInfo, extra: TablePrices | None) -> PriceRow | None:
+def _price(info: ModelInfo, extra: TablePrices | None, source: _Source) -> PriceRow | None:
     row = row_of_model(info)
-    if row is None or extra is None:
+    if row is None:
+        return None
+    row = replace(row, effective_from=source.valid_from or row.effective_from)
+    if extra is None:
         return row
     rates = replace(row.rates, input=extra.input or row.rates.input, output=extra.output or row.rates.output)
     return extend_row(replace(row, rates=rates), extra)
