@@ -81,9 +81,9 @@ bench: install-dev  ## the benchmarks of benchmarks/README.md, with tables and p
 
 .PHONY: torture
 TORTURE_MINUTES ?= 10
-torture: install-dev  ## the soak: faults and kill -9 for TORTURE_MINUTES (10), TORTURE_SEED plays one again; then events and the crash matrix
+torture: install-dev  ## the soak: faults and kill -9 for TORTURE_MINUTES (10), TORTURE_SEED plays one again; then events and the crash matrices
 	@$(PY) -m tests.torture --minutes $(TORTURE_MINUTES) $(if $(TORTURE_SEED),--seed $(TORTURE_SEED))
-	@$(MAKE) -s torture-events crash-matrix
+	@$(MAKE) -s torture-events crash-matrix crash-ray
 
 .PHONY: torture-events
 torture-events: install-dev  ## a minute of kill -9 and faults between events and Elasticsearch: every acknowledged one exactly once
@@ -92,6 +92,10 @@ torture-events: install-dev  ## a minute of kill -9 and faults between events an
 .PHONY: crash-matrix
 crash-matrix: install-dev  ## kill -9 at every named point of a call, bills against books; writes docs/crash-matrix.md
 	@$(PY) -m tests.torture.crash_matrix --page docs/crash-matrix.md $(if $(TORTURE_SEED),--seed $(TORTURE_SEED))
+
+.PHONY: crash-ray
+crash-ray: install-dev  ## kill -9 of coordinator, account actor and replica at every named point, on one Ray cluster; writes docs/crash-matrix-ray.md
+	@$(PY) -m tests.torture.crash_ray --page docs/crash-matrix-ray.md
 
 lock: install  ## recompute the lock files (versions and hashes, no addresses)
 	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --extra embedded pyproject.toml requirements-build.in -o requirements.lock
