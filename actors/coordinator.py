@@ -35,6 +35,8 @@ from app.services.telemetry.tracing import begin
 
 FIRST_EPOCH = 1
 """Of whoever accepts a run; 0 are the runs of versions that knew no owners."""
+TAKEN_AT_ONCE = 16
+"""Runs of an earlier life that are taken over together: each waits for the store twice."""
 RUNS_MAX = 1_000
 """Runs conducted at once; more are refused with a time to come back."""
 TEXT_BYTES_MAX = 256 * 1024
@@ -293,21 +295,29 @@ class Coordinator:
         await self._known.wait()
         while True:
             try:
-                for run_id in await self._journal.unfinished_runs():
-                    if run_id not in self._tasks:
-                        await self._take_up(run_id)
-                return
+                found = [run_id for run_id in await self._journal.unfinished_runs() if run_id not in self._tasks]
+                room = asyncio.Semaphore(TAKEN_AT_ONCE)
+                errors = await asyncio.gather(*(self._take_up(run_id, room) for run_id in found))
+                failed = next((error for error in errors if error is not None), None)
+                if failed is None:
+                    return
             except GatewayError as error:
-                _log.warning("the journal does not answer: %s", error.message)
-                await asyncio.sleep(RECONNECT_S)
+                failed = error
+            _log.warning("the journal does not answer: %s", failed.message)
+            await asyncio.sleep(RECONNECT_S)
 
-    async def _take_up(self, run_id: str) -> None:
-        try:
-            taken = await self._take(await self._journal.get_run(run_id))
-        except ConflictError as error:
-            _log.warning("left alone: %s", error.message)
-        else:
-            self._conduct(taken, first=False)
+    async def _take_up(self, run_id: str, room: asyncio.Semaphore) -> GatewayError | None:
+        """Go on with a run, unless somebody else has it; return why that cannot be said yet."""
+        async with room:
+            try:
+                taken = await self._take(await self._journal.get_run(run_id))
+            except ConflictError as error:
+                _log.warning("left alone: %s", error.message)
+                return None
+            except GatewayError as error:
+                return error
+        self._conduct(taken, first=False)
+        return None
 
     async def _measure(self) -> None:
         while True:
