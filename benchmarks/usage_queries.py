@@ -45,7 +45,7 @@ QUESTIONS = {
     "the last 24 h to the second, by model": replace(
         _LAST_DAY, from_s=_LAST_DAY.from_s - 601.0, to_s=_END - 601.0, group_by=(Dimension.MODEL,)
     ),
-    "one run": replace(_MONTH, filters=((Dimension.RUN, ("run-77",)),)),
+    "one run": replace(_MONTH, filters=((Dimension.RUN, (usage_rows.run_name(77),)),)),
 }
 
 
