@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from app.terminal.dead_cli import dead
 from app.terminal.execute import execute, leave
 from app.terminal.options import Config, Json
 
 events = typer.Typer(help="What happens, as events: look, follow, delete a person's.", invoke_without_command=True)
+events.add_typer(dead, name="dead")
 
 
 @events.callback(epilog="Example: tutti events --since 1h --where type=call.finished --where account=openai-a --follow")

@@ -97,7 +97,7 @@ def question(since: str, where: Sequence[str], limit: int, now_s: float) -> Ques
 async def show(config: Path | None, asked: Question, *, follow: bool, as_json: bool) -> int:
     """Print events in the order in which they happened; with ``follow`` go on until interrupted."""
     orchestra = settings.load(config)
-    with _outbox(orchestra) as engine:
+    with outbox_of(orchestra) as engine:
         seen = [0, 0]
         while True:
             for event in reversed(_find(orchestra, engine, asked, seen)):
@@ -138,7 +138,7 @@ async def forget(config: Path | None, user: str, *, as_json: bool) -> int:
     """
     orchestra = settings.load(config)
     gone: dict[str, Json] = {}
-    with _outbox(orchestra) as engine:
+    with outbox_of(orchestra) as engine:
         if engine is not None:
             with engine.begin() as connection:
                 gone["outbox"] = outbox.forget(connection, user)
@@ -174,7 +174,7 @@ def _forget_in_spool(orchestra: Orchestra, user: str) -> int:
 
 
 @contextmanager
-def _outbox(orchestra: Orchestra) -> Iterator[Engine | None]:
+def outbox_of(orchestra: Orchestra) -> Iterator[Engine | None]:
     """Give the journal's database, None where there is none yet; its faults become words."""
     place = Place(Path(orchestra.data_dir), orchestra.store_url)
     if place.file is not None and not place.file.exists():
