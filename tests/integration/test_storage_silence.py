@@ -119,7 +119,7 @@ async def test_a_server_that_hangs_refuses_writes_and_goes_on_by_itself(store: S
     await store.create_run(a_run("during"))
     assert {run.run_id for run in await store.list_runs(10, None)} == {"before", "during"}
     ticket = await until_written(lambda: keeper.hold(OWNERS, CEILING))
-    keeper.close(ticket, an_entry("e2", 60), OWNERS)
+    ticket.close(an_entry("e2", 60))
     await keeper.aclose()
     assert await store.verify_books() == []
     (figures,) = await store.budget_figures()

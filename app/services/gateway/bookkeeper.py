@@ -90,12 +90,6 @@ class Bookkeeper:
             return ticket
         return await self._hold_one(purse, ceiling)
 
-    def close(self, ticket: Ticket, entry: UsageEntry | None, owners: Owners) -> None:
-        """End a call with its entry; None: nothing was sent."""
-        purse = self._purses.get((owners, ticket.ceiling.nano is not None))
-        if purse is not None:
-            purse.close(ticket, entry)
-
     def note(self, entry: UsageEntry) -> None:
         """Book an entry that no hold covers: a cache hit, which costs nothing."""
         self._say([Settle(hold_id=None, entries=(entry,), at_s=self._clock.wall_s())], at_once=False)
@@ -160,7 +154,7 @@ class Bookkeeper:
 
     def _return(self, purse: Purse, hold: Hold, done: asyncio.Future[Answer]) -> None:
         if not done.cancelled() and done.exception() is None and done.result().accepted:
-            purse.close(purse.take_one(hold, Ceiling(hold.amount_nano, hold.tokens)), None)
+            purse.take_one(hold, Ceiling(hold.amount_nano, hold.tokens)).close(None)
         else:
             purse.refuse_one()
 

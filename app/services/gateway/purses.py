@@ -43,7 +43,13 @@ class Ticket:
     """A call that may be sent: its ceiling is held."""
 
     ceiling: Ceiling
+    purse: Purse
     block: Block
+    """One of the purse's, which is not empty while a call flies on it; another one when the call moves."""
+
+    def close(self, entry: UsageEntry | None) -> None:
+        """End the call, exactly once; without an entry nothing was bought."""
+        self.purse.close(self, entry)
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +117,7 @@ class Purse:
         block.nano -= nano
         block.tokens -= ceiling.tokens
         block.calls -= 1
-        return _fly(block, ceiling)
+        return self._fly(block, ceiling)
 
     def wants_ahead(self, now_s: float, *, tick: bool) -> bool:
         """Tell whether a hold for calls to come should be asked for: little is left, or at a tick what is there ages.
@@ -166,7 +172,7 @@ class Purse:
         self.waiting -= 1
         block = Block(hold_id=hold.hold_id, taken_s=hold.at_s)
         self.sealed.append(block)
-        return _fly(block, ceiling)
+        return self._fly(block, ceiling)
 
     def refuse_one(self) -> None:
         """Forget a call whose own hold was not granted."""
@@ -254,6 +260,11 @@ class Purse:
             spare=spare,
         )
 
+    def _fly(self, block: Block, ceiling: Ceiling) -> Ticket:
+        ticket = Ticket(ceiling, self, block)
+        block.flying.add(ticket)
+        return ticket
+
     def _note(self, ceiling: Ceiling, now_s: float) -> None:
         self.drawn_s = now_s
         self.drawn_calls += 1
@@ -261,12 +272,6 @@ class Purse:
         self.drawn_tokens += ceiling.tokens
         self.call_nano = max(self.call_nano, ceiling.nano or 0)
         self.call_tokens = max(self.call_tokens, ceiling.tokens)
-
-
-def _fly(block: Block, ceiling: Ceiling) -> Ticket:
-    ticket = Ticket(ceiling, block)
-    block.flying.add(ticket)
-    return ticket
 
 
 def _block(hold: Hold) -> Block:

@@ -8,7 +8,6 @@ the books are never below the provider's bill.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Protocol
 
 from app.domain.accounts import Orchestra
@@ -66,7 +65,6 @@ class Spends(Protocol):
 @dataclass(slots=True, eq=False)
 class _Open:
     ticket: Ticket
-    held_for: Owners
     billing: Billing
     extent: Extent
     provider: str
@@ -91,6 +89,9 @@ class Spending:
         self._clock = clock
         self._open: dict[str, _Open] = {}
         self._prices = PriceList(roster.orchestra, clock)
+        self._limited: frozenset[OwnerKind] = frozenset()
+        """The kinds of owners that any budget is for, and the tenant, whose sums are always kept."""
+        self._limited_in: Orchestra | None = None
 
     async def begin(self, permit: Permit, provider: str, billing: Billing, extent: Extent) -> None:
         """See ``Spends``."""
@@ -99,9 +100,8 @@ class Spending:
         ceiling = Ceiling(
             ceiling_nano(input_tokens, extent.output_tokens_max, price), input_tokens + extent.output_tokens_max
         )
-        held_for = _held_for(billing.owners, _limited(self._roster.orchestra()))
-        ticket = await self._keeper.hold(held_for, ceiling)
-        self._open[permit.call_id] = _Open(ticket, held_for, billing, extent, provider, price, now_s)
+        ticket = await self._keeper.hold(self._held_for(billing.owners), ceiling)
+        self._open[permit.call_id] = _Open(ticket, billing, extent, provider, price, now_s)
 
     def end(self, permit: Permit, report: PermitReport) -> None:
         """See ``Spends``."""
@@ -111,7 +111,7 @@ class Spending:
         entry = None if report.ending == "withdrawn" else self._entry(found, permit, report)
         if entry is not None:
             measure_spend(entry)
-        self._keeper.close(found.ticket, entry, found.held_for)
+        found.ticket.close(entry)
 
     def cached(self, billing: Billing, model: str, usage: Usage) -> None:
         """See ``Spends``."""
@@ -137,6 +137,14 @@ class Spending:
         """See ``Spends``."""
         nano = price_nano(usage, self._prices.find(model, provider), at_s=self._clock.wall_s())
         return None if nano is None else usd_from_nano(nano)
+
+    def _held_for(self, owners: Owners) -> Owners:
+        """Return the owners whose budgets apply: calls of all others share their holds."""
+        orchestra = self._roster.orchestra()
+        if orchestra is not self._limited_in:
+            self._limited = frozenset((OwnerKind.TENANT, *(budget.owner_kind for budget in orchestra.budgets)))
+            self._limited_in = orchestra
+        return Owners(**{kind.value: owners.name_of(kind) for kind in self._limited})
 
     def _entry(self, found: _Open, permit: Permit, report: PermitReport) -> UsageEntry:
         ending, usage = _outcome(report, found.extent)
@@ -170,18 +178,3 @@ def _outcome(report: PermitReport, extent: Extent) -> tuple[Ending, Usage]:
     if report.ending == "cancelled":
         return Ending.CANCELLED, report.usage if report.usage != NO_USAGE else most
     return without_answer(report.error, most)
-
-
-@lru_cache(maxsize=16)
-def _kinds(budget_kinds: tuple[OwnerKind, ...]) -> frozenset[OwnerKind]:
-    return frozenset((OwnerKind.TENANT, *budget_kinds))
-
-
-def _limited(orchestra: Orchestra) -> frozenset[OwnerKind]:
-    """Return the kinds of owners that any budget is for; the tenant's sums are always kept."""
-    return _kinds(tuple(sorted({budget.owner_kind for budget in orchestra.budgets})))
-
-
-def _held_for(owners: Owners, kinds: frozenset[OwnerKind]) -> Owners:
-    """Return the owners whose budgets apply: calls of all others share their holds."""
-    return Owners(**{kind.value: owners.name_of(kind) for kind in kinds})

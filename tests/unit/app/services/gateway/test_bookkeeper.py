@@ -62,7 +62,7 @@ def play(story: Callable[[VirtualClock], Awaitable[None]]) -> None:
 async def call(keeper: Bookkeeper, clock: VirtualClock, seconds: float = 0.1, nano: int = 1_000_000) -> None:
     ticket = await keeper.hold(OWNERS, CEILING)
     await asyncio.sleep(seconds)
-    keeper.close(ticket, entry(keeper, clock, nano=nano), OWNERS)
+    ticket.close(entry(keeper, clock, nano=nano))
 
 
 def test_calls_of_a_busy_caller_cost_a_few_messages_a_second_and_all_are_booked() -> None:
@@ -140,7 +140,7 @@ def test_call_without_a_price_passes_unless_money_is_limited() -> None:
             await asyncio.sleep(1.5)
             assert len(books.messages) < 5  # what is refused for good is not asked for again and again
             ticket = await keeper.hold(free, Ceiling(nano=None, tokens=100))
-            keeper.close(ticket, None, free)
+            ticket.close(None)
 
     play(story)
 
@@ -161,7 +161,7 @@ def test_books_are_never_below_the_bills_however_replicas_die(seed: int) -> None
                 await asyncio.sleep(chance.random() * 0.2)
                 cost = chance.randrange(2_000_001)
                 billed += cost
-                keeper.close(ticket, entry(keeper, clock, nano=cost), OWNERS)
+                ticket.close(entry(keeper, clock, nano=cost))
 
         for life in range(4):
             keeper = Bookkeeper(books, clock, holder=f"life{life}")
