@@ -68,6 +68,8 @@ class Claimed:
     standing: Standing
     answer: KeptAnswer | None = None
     """Of a call that is done; None where it was too large to be kept for other replicas."""
+    lost: bool = False
+    """Of a NEW one: somebody who died held the key, and may have bought the call."""
 
 
 def a_claim(*, caller: str, key: str, request: ChatRequest | EmbeddingRequest, holder: str) -> Claim:

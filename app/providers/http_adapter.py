@@ -98,6 +98,12 @@ class HttpAdapter:
         observations = read_observations(reply.headers, now_s=time.time())
         return replace(result, observations=observations) if observations else result
 
+    async def has_lost(self, request: ChatRequest, *, timeout_s: float) -> bool:
+        """See ``services/gateway/lost_calls.Finder``; never where calls are not listed."""
+        if self._finder is None or request.lost_at_s is None:
+            return False
+        return await self._find(request, request.lost_at_s, timeout_s) is not None
+
     def calculate_tokens(self, request: ChatRequest) -> int:
         """See ``base.ProviderAdapter``."""
         return self._models.tokens(request)

@@ -42,6 +42,8 @@ class Found:
     answer: str | None = None
     lapses_s: float | None = None
     """When the holder is taken for dead unless it says something, by the clock that was given."""
+    lost: bool = False
+    """Somebody held the key before, and never said how it ended."""
 
 
 def claim(connection: Connection, asked: Claim, now_s: float, *, leases_hold_until_s: float = 0.0) -> Found:
@@ -54,7 +56,8 @@ def claim(connection: Connection, asked: Claim, now_s: float, *, leases_hold_unt
         leases_hold_until_s: No lease ends before: a store that was away could not be told that holders live.
     """
     row = connection.execute(_FIND, {"of_place": asked.place}).one_or_none()
-    if row is not None and row.expires_s > now_s:
+    held = row is not None and row.expires_s > now_s
+    if row is not None and held:
         if row.fingerprint != asked.fingerprint:
             return Found(standing=Standing.CONFLICT)
         if row.lease_until_s is None:
@@ -63,7 +66,8 @@ def claim(connection: Connection, asked: Claim, now_s: float, *, leases_hold_unt
         if row.holder != asked.holder and lapses_s > now_s:
             return Found(standing=Standing.RUNNING, lapses_s=lapses_s)
     _put(connection, asked, now_s, lease_until_s=now_s + LEASE_S, answer=None)
-    return Found(standing=Standing.NEW)
+    # Also where the same one asks again: what it was told the first time is not known here.
+    return Found(standing=Standing.NEW, lost=held)
 
 
 def renew(connection: Connection, held: Sequence[Claim], now_s: float) -> None:
@@ -118,7 +122,8 @@ def decode(text: str) -> KeptAnswer:
 
 def claimed(found: Found) -> Claimed:
     """Return a row's answer as the services know it."""
-    return Claimed(standing=found.standing, answer=None if found.answer is None else decode(found.answer))
+    answer = None if found.answer is None else decode(found.answer)
+    return Claimed(standing=found.standing, answer=answer, lost=found.lost)
 
 
 def standing_answer(found: Found, text: str | None, own: KeptAnswer) -> KeptAnswer:

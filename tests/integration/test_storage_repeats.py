@@ -119,7 +119,9 @@ async def test_answers_and_claims_survive_the_store(store: Store, place: Place, 
         assert await again.claim_repeat(claim_of("x", "large"), 0.0) == repeats.Found(standing=Standing.DONE)
         assert (await again.claim_repeat(claim_of("x", "running"), 0.0)).standing is Standing.RUNNING
         clock.now_s += LEASE_S + 1
-        assert (await again.claim_repeat(claim_of("x", "running"), 0.0)).standing is Standing.NEW
+        taken_over = await again.claim_repeat(claim_of("x", "running"), 0.0)
+        assert taken_over == repeats.Found(standing=Standing.NEW, lost=True)
+        assert await again.claim_repeat(claim_of("x", "fresh"), 0.0) == repeats.Found(standing=Standing.NEW)
     finally:
         await again.close()
 

@@ -30,6 +30,7 @@ from app.domain.leases import Exchange, Exchanged
 from app.domain.ports import Journal, Upstream
 from app.domain.retries import RetryBudget
 from app.domain.run import RunRecord, RunRequest, RunStatus
+from app.providers.http_client import _tls_context
 from app.providers.registry import create
 from app.services.dispatch import Dispatcher
 from app.services.gateway.attempts import Attempts, Bid
@@ -54,6 +55,7 @@ STORE_LAG_S, LOOKUP_LAG_S = 0.2, 0.3
 """What the provider takes to list a stored completion, and what we are told that it takes at most."""
 WRONG_BOOKS = 3
 """Exit status of a life that found its books not adding up."""
+_tls_context()  # read once, for all lives that are forked from here: it takes longer than most of them
 
 
 _RUN = RunRecord(
@@ -313,6 +315,8 @@ async def _ask(life: Life, attempts: Attempts, number: int) -> None:
         billing=Billing(request_id=f"ask-{number}"),
         # The gateway makes it of the caller's name and Idempotency-Key: a client that asks again sends the same.
         key="" if life.endpoint is EndpointClass.OPAQUE else f"client/ask-{number}",
+        # Told by the key's row, which says that its holder died.
+        lost_at_s=time.time() if life.number else None,
     )
     try:
         result, _won = await attempts.complete(bid)

@@ -29,6 +29,7 @@ from tests.torture.crash_verdict import rows, violations
 CASES = (
     Case(way="gateway", endpoint=EndpointClass.OPAQUE),
     Case(way="gateway", endpoint=EndpointClass.IDEMPOTENT),
+    Case(way="gateway", endpoint=EndpointClass.LOOKUP),
     Case(way="run", endpoint=EndpointClass.OPAQUE),
     Case(way="run", endpoint=EndpointClass.OPAQUE, on_unknown="hold"),
     Case(way="run", endpoint=EndpointClass.IDEMPOTENT),
@@ -37,7 +38,8 @@ CASES = (
     Case(way="run", endpoint=EndpointClass.REATTACH, on_unknown="hold"),
     Case(way="run", endpoint=EndpointClass.BATCH),
 )
-CASES_AT_ONCE = 2
+CASES_AT_ONCE = 4
+"""A life waits more than it computes."""
 AT_ONCE = 3
 """Calls under way together, in combinations of their own."""
 AT_ONCE_COMBINATIONS = 8
@@ -57,8 +59,8 @@ triples are drawn. *Books below*: moments at which spent + held + unknown was le
 
 {verdict}
 
-- **gateway**: clients of a replica, who ask again until they have an answer; what an attempt that died had held is
-  unknown from then on, and counts as spent.
+- **gateway**: clients of a replica, who ask again until they have an answer, with their own Idempotency-Key except at
+  the opaque endpoint; what an attempt that died had held is unknown from then on, and counts as spent.
 - **run**: the calls of a project, which a later life of its conductor takes over from the journal.
 - **opaque** (the default): nobody can ask the provider what became of a call, so a crash between its first byte and our
   journal buys again: at most as often as calls were under way. **hold**: a person decides instead, and nothing is

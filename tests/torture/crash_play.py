@@ -10,6 +10,7 @@ import multiprocessing
 import shutil
 import signal
 import sqlite3
+import sys
 import time
 from collections.abc import Iterable
 from contextlib import closing
@@ -119,7 +120,9 @@ class Stage:
         self._simulator = simulator
         self._folder = folder
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["tests.torture.crash_life"])
+        # A child runs its parent's main module again: what that imports must be there, or every life imports it.
+        main = getattr(sys.modules["__main__"].__spec__, "name", None)
+        self._context.set_forkserver_preload(["tests.torture.crash_life", *([main] if main else [])])
         self._played = 0
         self._template: Path | None = None
 

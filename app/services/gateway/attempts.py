@@ -30,6 +30,7 @@ from app.domain.leases import PermitReport
 from app.domain.ports import Clock, Upstream, Upstreams
 from app.domain.retries import Elsewhere, GiveUp, RetryBudget, SameAccountAfter, Tries, next_step
 from app.services.gateway.drains import Drains, Tell
+from app.services.gateway.lost_calls import found_again
 from app.services.gateway.permits import Permit, PermitDesk, Want
 from app.services.gateway.spending import Billing, Extent, Spends
 from app.services.telemetry.instruments import note_wait
@@ -64,6 +65,8 @@ class Bid(Generic[R]):
     """The most that it may generate, all choices together; None: ``output_tokens_max``."""
     key: str = ""
     """Our name of the call, the same when its client repeats it; empty: it is the first attempt's."""
+    lost_at_s: float | None = None
+    """When a replica died that was making it, seconds since 1970: it may have been bought."""
 
     @property
     def extent(self) -> Extent:
@@ -132,6 +135,8 @@ class Attempts:
 
     async def complete(self, bid: Bid[ChatRequest]) -> tuple[ChatResult, Won]:
         """Return a whole answer; errors as ``_first``."""
+        if bid.lost_at_s is not None and bid.key:
+            bid = await found_again(bid, self._upstreams)
         return await self._first(bid, self._ask)
 
     async def embed(self, bid: Bid[EmbeddingRequest]) -> tuple[EmbeddingResult, Won]:

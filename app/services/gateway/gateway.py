@@ -72,6 +72,8 @@ class ClientCall:
     """False where the client said ``Cache-Control: no-store``."""
     idempotency_key: str | None = None
     """Repeats with the same key are the same request."""
+    lost_at_s: float | None = None
+    """When a replica died that held that key and may have bought the call, seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,8 +151,8 @@ class Gateway:
         if call.idempotency_key is None:
             return await self._complete(call)
 
-        async def make(left_s: float) -> KeptAnswer:
-            return _kept(*await self._complete(replace(call, deadline_s=left_s)))
+        async def make(left_s: float, lost_at_s: float | None) -> KeptAnswer:
+            return _kept(*await self._complete(replace(call, deadline_s=left_s, lost_at_s=lost_at_s)))
 
         kept = await self._repeats.run(
             call.caller.name, call.idempotency_key, call.asked.chat, make, deadline_s=call.deadline_s
@@ -179,7 +181,7 @@ class Gateway:
         if call.idempotency_key is None:
             return await self._embed(call)
 
-        async def make(left_s: float) -> KeptAnswer:
+        async def make(left_s: float, _lost_at_s: float | None) -> KeptAnswer:
             return _kept(*await self._embed(replace(call, deadline_s=left_s)))
 
         kept = await self._repeats.run(
@@ -322,6 +324,7 @@ class Gateway:
             billing=self._billing(call, wish),
             billable_output_tokens=self._billable(request, routed.candidates),
             key=_key_of(call),
+            lost_at_s=call.lost_at_s,
         )
 
     async def _admit(self, call: ClientCall | EmbeddingCall, bid: Bid[T]) -> tuple[Admitted, Bid[T]]:

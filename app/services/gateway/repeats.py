@@ -2,8 +2,8 @@
 
 Whoever makes the call holds the key in the store (``ports.RepeatKeys``) and says that it lives; the others wait there.
 The answer is on disk before the client has it, and is given again for a day. A call that failed is forgotten: repeating
-it is what the key was for. One whose holder died is made again by the next who asks: whether the provider had billed
-the first one, nobody knows then.
+it is what the key was for. One whose holder died is made again by the next who asks, who is told so: it may have been
+bought (``lost_calls``).
 
 A call whose clients have all left goes on, within a number and a time, and its answer is kept for the repeat. What this
 replica knows is answered without asking the store.
@@ -44,7 +44,7 @@ KEEP_WAIT_S = 5.0
 CLOSE_S = 1.0
 """A key that the store has not freed by then is free when its lease ends."""
 
-Make: TypeAlias = Callable[[float], Awaitable[KeptAnswer]]
+Make: TypeAlias = Callable[[float, float | None], Awaitable[KeptAnswer]]
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +66,8 @@ class _Flight:
     """Whether leaving it may lose something that was paid for."""
     timer: asyncio.TimerHandle | None = None
     """Set while it goes on without a client."""
+    lost_at_s: float | None = None
+    """When its key was taken over from a holder that died."""
 
 
 class Repeats:
@@ -103,7 +105,8 @@ class Repeats:
             caller: Whose key it is; callers do not see each other's.
             key: As the client sent it.
             request: What is asked.
-            make: Makes the call within the seconds that it is given.
+            make: Makes the call within the seconds that it is given; told when a holder was found dead that may have
+                bought it, in seconds since 1970.
             deadline_s: From now.
 
         Raises:
@@ -193,15 +196,16 @@ class Repeats:
 
     async def _fly(self, flight: _Flight, make: Make, ends_ns: int) -> KeptAnswer:
         claim = flight.claim
-        answer = await self._ask(claim, ends_ns)
+        answer = await self._ask(flight, ends_ns)
         if answer is None:
             flight.buying = True
-            answer = await self._buy(claim, make, ends_ns)
+            answer = await self._buy(flight, make, ends_ns)
         self._remember(claim, answer)
         return answer
 
-    async def _ask(self, claim: Claim, ends_ns: int) -> KeptAnswer | None:
+    async def _ask(self, flight: _Flight, ends_ns: int) -> KeptAnswer | None:
         """Return the answer that another call got; None where the key is ours."""
+        claim = flight.claim
         while (left_s := (ends_ns - self._clock.monotonic_ns()) / 1e9) > 0:
             try:
                 async with asyncio.timeout(left_s):
@@ -217,6 +221,8 @@ class Repeats:
                 raise
             match claimed.standing:
                 case Standing.NEW:
+                    # By our own clock: the store's may differ, and providers list late.
+                    flight.lost_at_s = self._clock.wall_s() if claimed.lost else None
                     return None
                 case Standing.CONFLICT:
                     raise _conflict()
@@ -226,12 +232,13 @@ class Repeats:
                     return claimed.answer
         raise _still_under_way()
 
-    async def _buy(self, claim: Claim, make: Make, ends_ns: int) -> KeptAnswer:
+    async def _buy(self, flight: _Flight, make: Make, ends_ns: int) -> KeptAnswer:
+        claim = flight.claim
         self._held[claim.holder] = claim
         if self._renewer is None or self._renewer.done():
             self._renewer = asyncio.create_task(self._renew())
         try:
-            answer = await make((ends_ns - self._clock.monotonic_ns()) / 1e9)
+            answer = await make((ends_ns - self._clock.monotonic_ns()) / 1e9, flight.lost_at_s)
         except BaseException:
             self._held.pop(claim.holder, None)
             self._spawn(self._forget(claim))

@@ -33,9 +33,11 @@ class Calls:
         self.fails = False
         self.text = "answer {}"
         self.given_s: list[float] = []
+        self.lost_at_s: list[float | None] = []
 
-    async def __call__(self, left_s: float) -> KeptAnswer:
+    async def __call__(self, left_s: float, lost_at_s: float | None) -> KeptAnswer:
         self.made += 1
+        self.lost_at_s.append(lost_at_s)
         self.given_s.append(left_s)
         number = self.made
         try:
@@ -181,7 +183,7 @@ def test_a_call_is_taken_over_when_its_replica_is_killed() -> None:
             answers = await asyncio.gather(*(replicas.ask(number) for number in (1, 2, 1, 2)))
 
             assert answers == ["answer 2"] * 4
-            assert replicas.calls.made == 2
+            assert [lost_at_s is not None for lost_at_s in replicas.calls.lost_at_s] == [False, True]
             assert LEASE_S - 1.0 - RENEW_S < clock.now_s - began_s < LEASE_S + 1.5
             with contextlib.suppress(Exception):
                 await dead
@@ -419,7 +421,7 @@ def test_answers_of_every_kind_come_back_equal_from_another_replica() -> None:
             result = EmbeddingResult(vectors=((0.1, -1e-17, 1 / 3), (2.0, 3.0, 4.0)), input_tokens=5, model="trà 绿茶")
             request = EmbeddingRequest(model="e", inputs=("a", "b"))
 
-            async def make(left_s: float) -> KeptAnswer:
+            async def make(left_s: float, lost_at_s: float | None) -> KeptAnswer:
                 return KeptAnswer(result=result, served=SERVED, cost_usd="0.001", upstream_s=2.0, cached=False)
 
             first = await replicas.all[0].run("team", "k", request, make, deadline_s=9.0)
