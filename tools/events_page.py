@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from app.domain.events.fields import ALIASES, DEFAULT_PROFILE, EVERY, FIELD, FIELDS, PROFILES, SCHEMA
 from app.domain.events.schema import TYPES, EventClass
 
@@ -78,11 +80,11 @@ def _fields() -> str:
     aliases = ", ".join(f"`{alias}` stands for `{path}`" for alias, path in ALIASES.items())
     return (
         f"## Fields\n\nSchema `{SCHEMA}`. `events.profile` says which state of OpenTelemetry's conventions for "
-        f"generative AI names them; both names are mapped always. {aliases}. `tutti events --where` takes either name.\n\n"
-        + _table(("field", "short name", "type", "unit", "meaning"), rows)
+        f"generative AI names them; both names are mapped always. {aliases}. `tutti events --where` takes either name."
+        "\n\n" + _table(("field", "short name", "type", "unit", "meaning"), rows)
     )
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [header, ("---",) * len(header), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)

@@ -51,6 +51,20 @@ class Candidate:
     accounts: tuple[str, ...]
 
 
+def fitting(candidates: tuple[Candidate, ...], unfit: set[tuple[str, str]]) -> tuple[Candidate, ...]:
+    """Return the candidates without the (account, model) pairs that can never take the call."""
+    if not unfit:
+        return candidates
+    left = (
+        Candidate(
+            model=candidate.model,
+            accounts=tuple(name for name in candidate.accounts if (name, candidate.model) not in unfit),
+        )
+        for candidate in candidates
+    )
+    return tuple(candidate for candidate in left if candidate.accounts)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingWish:
     """What the client asks of routing beside the model."""

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.domain.accounts import Orchestra
 from app.domain.callers import CallerIndex, index_callers
-from app.domain.chat import ChatDelta, Json
+from app.domain.chat import ChatDelta, Json, Usage
 from app.domain.errors import GatewayError, QuotaError
 from app.domain.gateway import AUTO, Caller
 from app.http.errors import HttpProblem
@@ -28,6 +28,7 @@ from app.http.formats.base import AnswerStream, ClientFormat
 from app.http.gateway import reading
 from app.http.gateway.answer_headers import Headers, answer_headers, limit_headers
 from app.http.gateway.patience import Patience
+from app.http.gateway.telling import CLIENT_GONE, RequestTold
 from app.http.gateway.wire_errors import headers_of, message_of, problem_type, status_of
 from app.services.gateway.gateway import DEADLINE_S, ClientCall, Facts, Gateway
 from app.services.telemetry.instruments import OVERHEAD
@@ -86,31 +87,36 @@ class ChatDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        began_s = time.perf_counter()
         headers = reading.headers_by_name(scope)
         request_id = reading.find_request_id(headers) or uuid.uuid4().hex
+        told = RequestTold(scope.get("path", ""), request_id)
         try:
-            await self._serve(headers, receive, send, request_id, began_s)
+            await self._serve(headers, receive, send, request_id, told)
         except reading.ClientGoneError:
-            return
+            told.refused(0, CLIENT_GONE)
         except GatewayError as error:
-            await self._refuse(send, error, request_id)
+            await self._refuse(send, error, request_id, told)
         except HttpProblem as problem:
+            told.refused(problem.status, "bad request")
             body = self._form.error(
                 problem.status, problem_type(problem), problem.message, param=problem.param, request_id=request_id
             )
             await _send_json(send, problem.status, body, self._named(request_id))
         except Exception:
             logger.exception("request %s failed unexpectedly", request_id)
+            told.refused(500, "internal failure")
             message = "Tutti failed unexpectedly; the server's log says more."
             body = self._form.error(500, "internal_error", message, param=None, request_id=request_id)
             await _send_json(send, 500, body, self._named(request_id))
+        finally:
+            told.tell()
 
     async def _serve(
-        self, headers: Mapping[bytes, bytes], receive: Receive, send: Send, request_id: str, began_s: float
+        self, headers: Mapping[bytes, bytes], receive: Receive, send: Send, request_id: str, told: RequestTold
     ) -> None:
         gateway = await self._gateway()
-        caller = self._keys.identify(headers, gateway.orchestra())
+        told.events = gateway.events
+        told.caller = caller = self._keys.identify(headers, gateway.orchestra())
         document = reading.parse_object(await reading.read_body(receive, headers))
         if self._auto and not document.get("model"):
             document["model"] = AUTO
@@ -125,16 +131,17 @@ class ChatDoor:
             may_cache=reading.may_cache(headers),
             idempotency_key=reading.read_idempotency_key(headers),
         )
+        told.user, told.model, told.stream = call.user, asked.chat.model, asked.chat.stream
         watcher = asyncio.create_task(_cancel_when_gone(receive, asyncio.current_task()))
         try:
             if asked.chat.stream:
-                await self._stream(gateway, call, send, began_s)
+                await self._stream(gateway, call, send, told)
             else:
                 result, facts = await gateway.complete(call)
                 body = self._form.render(result, asked, facts.served)
-                await _send_json(send, 200, body, self._headers(gateway, call, facts, began_s))
+                await _send_json(send, 200, body, self._headers(gateway, call, facts, told, result.usage))
         except QuotaError as error:
-            await self._refuse(send, error, request_id, limit_headers(gateway.limits(caller, call.user)))
+            await self._refuse(send, error, request_id, told, limit_headers(gateway.limits(caller, call.user)))
         except asyncio.CancelledError:
             if watcher.done():
                 raise reading.ClientGoneError from None
@@ -143,13 +150,19 @@ class ChatDoor:
             watcher.cancel()
 
     async def _refuse(
-        self, send: Send, error: GatewayError, request_id: str, limits: Iterable[tuple[bytes, bytes]] = ()
+        self,
+        send: Send,
+        error: GatewayError,
+        request_id: str,
+        told: RequestTold,
+        limits: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
         status, kind = status_of(error)
+        told.failed(error, status)
         body = self._form.error(status, kind, message_of(error), param=error.param, request_id=request_id)
         await _send_json(send, status, body, [*self._named(request_id), *headers_of(error, status), *limits])
 
-    async def _stream(self, gateway: Gateway, call: ClientCall, send: Send, began_s: float) -> None:
+    async def _stream(self, gateway: Gateway, call: ClientCall, send: Send, told: RequestTold) -> None:
         opening = asyncio.ensure_future(gateway.stream(call))
         started = False
         try:
@@ -171,14 +184,16 @@ class ChatDoor:
         except GatewayError as error:
             if not started:
                 raise
+            told.failed(error, 200)
             await _send_part(send, self._broken(error, call.request_id), more=False)
             return
+        headers = self._headers(gateway, call, facts, told)
         if not started:
-            await _start(send, [*STREAM_HEADERS, *self._headers(gateway, call, facts, began_s)])
+            await _start(send, [*STREAM_HEADERS, *headers])
         patience = Patience(asyncio.current_task())
         try:
             writer = self._form.stream(call.asked, facts.served)
-            await self._relay(patience.watched(send), deltas, writer, call.request_id)
+            await self._relay(patience.watched(send), deltas, writer, told)
         except asyncio.CancelledError:
             if patience.over:
                 raise reading.ClientGoneError from None
@@ -187,7 +202,7 @@ class ChatDoor:
             patience.end()
 
     async def _relay(
-        self, send: Send, deltas: AsyncGenerator[ChatDelta, None], writer: AnswerStream, request_id: str
+        self, send: Send, deltas: AsyncGenerator[ChatDelta, None], writer: AnswerStream, told: RequestTold
     ) -> None:
         start = writer.start()
         async with aclosing(deltas):
@@ -199,7 +214,8 @@ class ChatDoor:
                         await send({"type": "http.response.body", "body": part, "more_body": True})
             except GatewayError as error:
                 status, kind = status_of(error)
-                body = self._form.error(status, kind, message_of(error), param=error.param, request_id=request_id)
+                told.failed(error, status)
+                body = self._form.error(status, kind, message_of(error), param=error.param, request_id=told.request_id)
                 await _send_part(send, writer.fail(body), more=False)
                 return
         await _send_part(send, writer.end(), more=False)
@@ -209,8 +225,11 @@ class ChatDoor:
         body = self._form.error(status, kind, message_of(error), param=error.param, request_id=request_id)
         return b"event: error\ndata: %s\n\n" % orjson.dumps(body)
 
-    def _headers(self, gateway: Gateway, call: ClientCall, facts: Facts, began_s: float) -> Headers:
-        ours_s = time.perf_counter() - began_s - facts.upstream_s
+    def _headers(
+        self, gateway: Gateway, call: ClientCall, facts: Facts, told: RequestTold, usage: Usage | None = None
+    ) -> Headers:
+        ours_s = time.perf_counter() - told.began_s - facts.upstream_s
+        told.answered(facts, ours_s, usage)
         OVERHEAD.observe(max(0.0, ours_s))
         limits = limit_headers(gateway.limits(call.caller, call.user))
         return [*self._named(call.request_id), *answer_headers(facts, ours_s), *limits]

@@ -11,7 +11,7 @@ import orjson
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
-from app.domain.chat import Json
+from app.domain.chat import Json, Usage
 from app.domain.errors import GatewayError, NotFoundError
 from app.domain.estimate import estimate_tokens
 from app.domain.gateway import AUTO, Caller
@@ -24,6 +24,7 @@ from app.http.formats.openai_embeddings import OpenAIEmbeddings
 from app.http.gateway import reading
 from app.http.gateway.answer_headers import answer_headers, limit_headers
 from app.http.gateway.door import Keys
+from app.http.gateway.telling import RequestTold
 from app.http.gateway.wire_errors import headers_of, message_of, problem_type, status_of
 from app.services.gateway.gateway import DEADLINE_S, EmbeddingCall, Gateway, needs_of
 from app.services.telemetry.instruments import OVERHEAD
@@ -111,9 +112,24 @@ async def count_message_tokens(request: Request) -> dict[str, Json]:
 
 async def embed(request: Request) -> Response:
     """Turn texts into vectors, by any model of kind `embedding`."""
-    began_s = time.perf_counter()
     headers = reading.headers_by_name(request.scope)
-    gateway, caller = await asked_by(request)
+    told = RequestTold("/v1/embeddings", reading.find_request_id(headers) or "", "embeddings")
+    try:
+        return await _embedded(request, headers, told)
+    except GatewayError as error:
+        told.failed(error, status_of(error)[0])
+        raise
+    except HttpProblem as problem:
+        told.refused(problem.status, "bad request")
+        raise
+    finally:
+        told.tell()
+
+
+async def _embedded(request: Request, headers: Mapping[bytes, bytes], told: RequestTold) -> Response:
+    told.events = (await request.app.state.gateway()).events
+    gateway, told.caller = await asked_by(request)
+    caller = told.caller
     asked = _EMBEDDINGS.parse(await body_of(request))
     call = EmbeddingCall(
         request_id=reading.find_request_id(headers) or "",
@@ -124,10 +140,12 @@ async def embed(request: Request) -> Response:
         deadline_s=reading.read_deadline_s(headers, DEADLINE_S),
         idempotency_key=reading.read_idempotency_key(headers),
     )
+    told.user, told.model = call.user, call.request.model
     result, facts = await gateway.embed(call)
     content = orjson.dumps(_EMBEDDINGS.render(result, asked, facts.served))
     answer = Response(content, media_type="application/json")
-    ours_s = time.perf_counter() - began_s - facts.upstream_s
+    ours_s = time.perf_counter() - told.began_s - facts.upstream_s
+    told.answered(facts, ours_s, Usage(input_tokens=result.input_tokens, output_tokens=0))
     OVERHEAD.observe(max(0.0, ours_s))
     answer.raw_headers += [*answer_headers(facts, ours_s), *limit_headers(gateway.limits(caller, call.user))]
     return answer

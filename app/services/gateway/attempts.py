@@ -25,13 +25,15 @@ from app.domain.errors import (
     UpstreamError,
     UpstreamKind,
 )
-from app.domain.gateway import Caller, Candidate, EmbeddingRequest, EmbeddingResult
+from app.domain.gateway import Caller, Candidate, EmbeddingRequest, EmbeddingResult, fitting
 from app.domain.leases import PermitReport
-from app.domain.ports import Clock, Upstream, Upstreams
+from app.domain.ports import Clock, Tells, Upstream, Upstreams
 from app.domain.retries import Elsewhere, GiveUp, RetryBudget, SameAccountAfter, Tries, next_step
+from app.services.events.emitter import Silence
 from app.services.gateway.drains import Drains, Tell
 from app.services.gateway.lost_calls import found_again
 from app.services.gateway.permits import Permit, PermitDesk, Want
+from app.services.gateway.retry_events import tell_retry
 from app.services.gateway.spending import Billing, Extent, Spends
 from app.services.telemetry.instruments import note_wait
 from app.services.telemetry.provider_calls import CANCELLED, CallEnd, ProviderCall
@@ -104,11 +106,12 @@ class Attempts:
         spending: Keeps the books.
         retries: The pool-wide bound.
         attempts_max: Per call, the first included.
+        events: Told of attempts that are followed by another; None: nobody is.
 
     Not thread-safe: one event loop.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the parts of a replica, put together in one place
         self,
         desk: PermitDesk,
         upstreams: Upstreams,
@@ -117,6 +120,7 @@ class Attempts:
         spending: Spends,
         retries: RetryBudget,
         attempts_max: int,
+        events: Tells | None = None,
     ) -> None:
         self._desk = desk
         self._upstreams = upstreams
@@ -124,6 +128,7 @@ class Attempts:
         self._spending = spending
         self._retries = retries
         self._attempts_max = attempts_max
+        self._events: Tells = events or Silence()
         self._sent_calls: dict[str, ProviderCall] = {}
         """Under way, by their permits; each ends with its report."""
         self.drains = Drains()
@@ -194,6 +199,8 @@ class Attempts:
                     # One key for all attempts: an account that honours it bills the call once, however often it comes.
                     bid = replace(bid, key=permit.call_id)
                 await self._prepare(bid, state, error, permit, until_s)
+                elsewhere = permit.account in state.avoid
+                tell_retry(self._events, bid.billing, error, attempts=len(state.tried), elsewhere=elsewhere)
             else:
                 return answer, Won(permit=permit, attempts=number, upstream_s=self._now_s() - began_s)
         raise state.last or CapacityError("no account serves this model any more")
@@ -218,7 +225,7 @@ class Attempts:
         left_s = until_s - self._now_s()
         if left_s <= 0:
             raise state.last or DeadlineError(f"not answered within {bid.deadline_s:.0f} s")
-        candidates = _fit(bid.candidates, state.unfit)
+        candidates = fitting(bid.candidates, state.unfit)
         if not candidates:
             raise state.last or CapacityError("no account serves this model any more")
         want = Want(
@@ -432,7 +439,7 @@ class Attempts:
         failed = (permit.account, permit.model)
         pairs = [
             (account, candidate.model)
-            for candidate in _fit(bid.candidates, state.unfit)
+            for candidate in fitting(bid.candidates, state.unfit)
             for account in candidate.accounts
             if error.kind is not UpstreamKind.DEAD_KEY or account != permit.account
         ]
@@ -481,17 +488,3 @@ def _known(usage: Usage | None, bid: Bid[ChatRequest]) -> Usage:
 def _lost(error: InternalError, permit: Permit) -> CallLostError:
     """Return a failure of ours on the way to the provider as a call that may have been made."""
     return CallLostError(error.message, kind=UpstreamKind.CUT, account=permit.account, billed=None)
-
-
-def _fit(candidates: tuple[Candidate, ...], unfit: set[tuple[str, str]]) -> tuple[Candidate, ...]:
-    """Return the candidates without the accounts that can never take this call."""
-    if not unfit:
-        return candidates
-    left = (
-        Candidate(
-            model=candidate.model,
-            accounts=tuple(name for name in candidate.accounts if (name, candidate.model) not in unfit),
-        )
-        for candidate in candidates
-    )
-    return tuple(candidate for candidate in left if candidate.accounts)

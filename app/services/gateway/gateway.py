@@ -31,13 +31,14 @@ from app.domain.gateway import (
     Served,
 )
 from app.domain.load import LoadRow
-from app.domain.ports import Clock
+from app.domain.ports import Clock, Tells
 from app.domain.repeats import KeptAnswer, a_claim, call_key
 from app.domain.response_cache import ResponseCache, replay
 from app.domain.route_explanation import explain
 from app.domain.routed import Needs
 from app.domain.routing import RoutingTable
 from app.domain.trace_context import trace_id
+from app.services.events.emitter import Silence
 from app.services.gateway.attempts import Attempts, Bid, Won
 from app.services.gateway.caller_gate import Admitted, CallerGate
 from app.services.gateway.classify import Classifier
@@ -112,6 +113,7 @@ class Gateway:
         clock: Time.
         spec: As configured.
         repeats: Of calls with an idempotency key.
+        events: Told what happens to calls; None: nobody is.
 
     Not thread-safe: one event loop.
     """
@@ -126,7 +128,10 @@ class Gateway:
         *,
         spec: GatewaySpec,
         repeats: Repeats,
+        events: Tells | None = None,
     ) -> None:
+        self.events: Tells = events or Silence()
+        """Told what happens to calls."""
         self._roster = roster
         self._attempts = attempts
         self._gate = gate
