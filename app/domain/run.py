@@ -199,6 +199,8 @@ class RunEvent:
     task_id: str | None = None
     attempt: int | None = None
     payload: dict[str, Json] = field(default_factory=dict)
+    trace_id: str = field(default="", compare=False)
+    """The run's trace, for events that leave the house; not kept with the line, which is the run's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

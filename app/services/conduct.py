@@ -95,7 +95,8 @@ class Conductor:
         self._tools = tools
         self._journal = RunJournal(tools.journal, record.run_id, record.epoch, on_lost=self._stop)
         self._conducting: asyncio.Task[object] | None = None
-        self.log = RunLog(record.run_id, self._journal, tools.clock)
+        trace = record.request.trace
+        self.log = RunLog(record.run_id, self._journal, tools.clock, trace_id=trace.trace_id if trace else "")
         limits = RunLimits(tokens_max=record.request.tokens_max, retry_share=tools.orchestra.coordinator.retry_share)
         buyers = record.request.buyers
         owners = replace(buyers, tenant=buyers.tenant or tools.orchestra.tenant, run=record.run_id)

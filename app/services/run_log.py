@@ -38,12 +38,14 @@ class RunLog:
         run_id: Whose lines these are.
         journal: Where they go, in the name of the run's conductor.
         clock: Stamps them.
+        trace_id: The run's trace.
 
     Not thread-safe: the conductor's event loop is the lock.
     """
 
-    def __init__(self, run_id: str, journal: EventJournal, clock: Clock) -> None:
+    def __init__(self, run_id: str, journal: EventJournal, clock: Clock, *, trace_id: str = "") -> None:
         self._run_id = run_id
+        self._trace_id = trace_id
         self._journal = journal
         self._clock = clock
         self._pending: list[RunEvent] = []
@@ -61,6 +63,7 @@ class RunLog:
                 task_id=task_id,
                 attempt=attempt,
                 payload=payload,
+                trace_id=self._trace_id,
             )
         )
         if len(self._pending) > LINES_MAX:

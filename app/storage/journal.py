@@ -276,6 +276,7 @@ def append_events(connection: Connection, events: Sequence[RunEvent]) -> list[Ru
             task_id=item.task_id,
             attempt=item.attempt,
             payload=item.payload,
+            trace_id=item.trace_id,
         )
         numbered.append(event)
         rows.append(

@@ -69,7 +69,10 @@ def export_run(
 def _events(connection: Connection, run_id: str) -> Iterable[dict[str, Any]]:
     seq = 0
     while events := journal.events_after(connection, run_id, seq, limit=EVENTS_AT_ONCE):
-        yield from map(asdict, events)
+        for event in events:
+            line = asdict(event)
+            del line["trace_id"]  # the run's, which stands in run.json
+            yield line
         seq = events[-1].seq
 
 

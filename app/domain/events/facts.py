@@ -61,7 +61,7 @@ def run_events_told(events: Iterable[RunEvent]) -> Iterator[Told]:
         if declared is None:
             continue
         values = {name: value for name, value in _of_line(event).items() if name in declared.fields}
-        yield event.kind, _ns(event.at_s), values
+        yield event.kind, _ns(event.at_s), {**values, "trace_id": event.trace_id or None}
 
 
 def _of_entry(entry: UsageEntry, hold_id: str | None) -> dict[str, object]:

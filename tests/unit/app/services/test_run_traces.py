@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -108,3 +109,18 @@ async def test_trace_of_a_request_makes_no_other_request_of_it(store: Store) -> 
 
     assert again.run_id == made.run_id
     assert again.request.trace == TRACE
+
+
+async def test_every_event_of_a_run_names_its_trace(store: Store, tmp_path: Path) -> None:
+    """Lines of the run, calls and judgements: what is looked for in Elasticsearch by the id of an answer's header."""
+    record = a_record()
+    record = replace(record, request=replace(record.request, trace=TRACE))
+    await store.create_run(record)
+    await conductor(record, store, Seen(answers=1_000)).conduct()
+    waiting = await store.outbox("pending", (0, 1_000, 10_000_000))
+    assert isinstance(waiting, list)
+    told = [json.loads(event.body) for event in waiting]
+    kinds = {one["event.action"] for one in told}
+
+    assert {"run.finished", "task.finished", "task.judged", "call.finished"} <= kinds
+    assert {one["trace.id"] for one in told} == {TRACE.trace_id}
