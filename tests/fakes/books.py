@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, func, select
 from sqlalchemy.pool import StaticPool
 
 from app.domain.books.budgets import BudgetSpec
-from app.domain.books.entries import Answer, Command, Expire
+from app.domain.books.entries import Answer, Command, Expire, UsageEntry
 from app.domain.books.figures import Difference
 from app.domain.books.prices import PriceRow, Rates
 from app.domain.errors import InternalError
@@ -19,6 +19,7 @@ from app.services.gateway.bookkeeper import Bookkeeper
 from app.services.gateway.spending import Spending
 from app.services.roster import SnapshotRoster
 from app.storage import books_checks, ledger
+from app.storage.books_rows import entry_of
 from app.storage.books_tables import hold, ledger_account, usage_entry
 from app.storage.budget_rows import put_specs
 from app.storage.budgets import record_prices
@@ -80,6 +81,12 @@ class LedgerBooks:
         """Return how many entries are booked."""
         with self._engine.begin() as connection:
             return connection.execute(select(func.count()).select_from(usage_entry)).scalar_one()
+
+    def booked(self) -> list[UsageEntry]:
+        """Return every entry, in order of its time."""
+        with self._engine.begin() as connection:
+            rows = connection.execute(select(usage_entry).order_by(usage_entry.c.at_s, usage_entry.c.id))
+            return [entry_of(row) for row in rows]
 
     def spent(self, account: str) -> tuple[int, int, int]:
         """Return (spent, held, unknown) of one ledger account, by the start of its id."""

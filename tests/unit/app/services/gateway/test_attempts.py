@@ -17,7 +17,7 @@ from app.domain.limits import LimitSpec
 from app.domain.ports import Upstream
 from app.domain.retries import RetryBudget
 from app.services.gateway.attempts import Attempts, Bid
-from tests.fakes.books import a_spending
+from tests.fakes.books import LedgerBooks, a_spending
 from tests.fakes.permit_hosts import an_account
 from tests.fakes.permit_world import World, a_world, play
 from tests.fakes.virtual_time import VirtualClock
@@ -86,6 +86,7 @@ class Stage:
     attempts: Attempts
     accounts: dict[str, Account]
     providers: dict[str, str]
+    books: LedgerBooks
     going_on: bool = False
 
     def goes_on(self, account: str, *, stream: bool) -> bool:
@@ -143,8 +144,9 @@ async def a_stage(
     specs = [an_account(name, *models, limits=LIMITS) for name in deeds]
     async with a_world(clock, *specs) as world:
         accounts = {name: Account(name, clock, list(told)) for name, told in deeds.items()}
-        stage = Stage(world, None, accounts, providers or dict.fromkeys(deeds, "openai"))  # type: ignore[arg-type]
+        served = providers or dict.fromkeys(deeds, "openai")
         async with a_spending(world.rosters[0], clock) as (spending, books):
+            stage = Stage(world, None, accounts, served, books)  # type: ignore[arg-type]  # the next line gives them
             stage.attempts = Attempts(
                 world.desks[0],
                 stage,
