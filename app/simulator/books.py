@@ -62,6 +62,8 @@ class LogRow:
     model: str
     format: str
     text: str
+    traceparent: str = ""
+    """As it came; empty where the caller told of no trace."""
     status: int | None = None
     """None while in flight, 0 where the connection was dropped, 499 where the client left."""
     rejected: str | None = None
@@ -89,6 +91,7 @@ class LogRow:
             "output_tokens": self.output_tokens,
             "demand_tokens": self.demand_tokens,
             "text": self.text,
+            "traceparent": self.traceparent,
         }
 
 

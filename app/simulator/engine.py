@@ -94,7 +94,14 @@ class Engine:
         wire = call.wire
         key = wire.key_of(call.http)
         known = accounts.find(key)
-        row = LogRow(at_ns=books.elapsed_ns(now_ns), key=key or "(none)", model="", format=wire.format, text="")
+        row = LogRow(
+            at_ns=books.elapsed_ns(now_ns),
+            key=key or "(none)",
+            model="",
+            format=wire.format,
+            text="",
+            traceparent=call.http.headers.get("traceparent", ""),
+        )
         as_array = False
         try:
             account = self._account(wire, call.http)
