@@ -8,7 +8,6 @@ gives.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 import uuid
@@ -27,15 +26,13 @@ from app.http.errors import HttpProblem
 from app.http.formats.base import AnswerStream, ClientFormat
 from app.http.gateway import reading
 from app.http.gateway.answer_headers import Headers, answer_headers, limit_headers
+from app.http.gateway.keepalive import KeepAlive
 from app.http.gateway.patience import Patience
 from app.http.gateway.telling import CLIENT_GONE, RequestTold
 from app.http.gateway.wire_errors import headers_of, message_of, problem_type, status_of
 from app.services.gateway.gateway import DEADLINE_S, ClientCall, Facts, Gateway
 from app.services.telemetry.instruments import OVERHEAD
 
-KEEPALIVE_S = 10.0
-"""A stream that waits for an account says so this often: proxies cut silent connections."""
-KEEPALIVE = b": waiting for an account\n\n"
 JSON_TYPE = (b"content-type", b"application/json")
 STREAM_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
 STREAM_HEADERS = [STREAM_TYPE, (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
@@ -163,61 +160,51 @@ class ChatDoor:
         await _send_json(send, status, body, [*self._named(request_id), *headers_of(error, status), *limits])
 
     async def _stream(self, gateway: Gateway, call: ClientCall, send: Send, told: RequestTold) -> None:
-        opening = asyncio.ensure_future(gateway.stream(call))
-        started = False
+        alive = KeepAlive(send, [*STREAM_HEADERS, *self._named(call.request_id)])
         try:
-            while not opening.done():
-                await asyncio.wait({opening}, timeout=KEEPALIVE_S)
-                if not opening.done():
-                    if not started:
-                        await _start(send, [*STREAM_HEADERS, *self._named(call.request_id)])
-                        started = True
-                    await _send_part(send, KEEPALIVE)
-        except asyncio.CancelledError:
-            opening.cancel()
-            with contextlib.suppress(asyncio.CancelledError, GatewayError):
-                deltas, _facts = await opening
-                await deltas.aclose()
-            raise
-        try:
-            deltas, facts = opening.result()
+            deltas, facts = await gateway.stream(call)
         except GatewayError as error:
-            if not started:
+            if not await alive.end():
                 raise
             told.failed(error, 200)
             await _send_part(send, self._broken(error, call.request_id), more=False)
             return
-        headers = self._headers(gateway, call, facts, told)
-        if not started:
-            await _start(send, [*STREAM_HEADERS, *headers])
-        patience = Patience(asyncio.current_task())
-        try:
-            writer = self._form.stream(call.asked, facts.served)
-            await self._relay(patience.watched(send), deltas, writer, told)
-        except asyncio.CancelledError:
-            if patience.over:
-                raise reading.ClientGoneError from None
+        except BaseException:
+            await alive.end()
             raise
-        finally:
-            patience.end()
+        async with aclosing(deltas):
+            started = await alive.end()
+            headers = self._headers(gateway, call, facts, told)
+            if not started:
+                await _start(send, [*STREAM_HEADERS, *headers])
+            patience = Patience(asyncio.current_task())
+            try:
+                writer = self._form.stream(call.asked, facts.served)
+                await self._relay(patience.watched(send), deltas, writer, told)
+            except asyncio.CancelledError:
+                if patience.over:
+                    raise reading.ClientGoneError from None
+                raise
+            finally:
+                patience.end()
 
     async def _relay(
         self, send: Send, deltas: AsyncGenerator[ChatDelta, None], writer: AnswerStream, told: RequestTold
     ) -> None:
         start = writer.start()
-        async with aclosing(deltas):
-            try:
-                async for delta in deltas:
-                    part = start + writer.feed(delta)
-                    start = b""
-                    if part:
-                        await send({"type": "http.response.body", "body": part, "more_body": True})
-            except GatewayError as error:
-                status, kind = status_of(error)
-                told.failed(error, status)
-                body = self._form.error(status, kind, message_of(error), param=error.param, request_id=told.request_id)
-                await _send_part(send, writer.fail(body), more=False)
-                return
+        try:
+            async for delta in deltas:
+                part = start + writer.feed(delta)
+                start = b""
+                if part:
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+        except GatewayError as error:
+            status, kind = status_of(error)
+            told.failed(error, status)
+            body = self._form.error(status, kind, message_of(error), param=error.param, request_id=told.request_id)
+            await _send_part(send, writer.fail(body), more=False)
+            return
+        await deltas.aclose()
         await _send_part(send, writer.end(), more=False)
 
     def _broken(self, error: GatewayError, request_id: str) -> bytes:
