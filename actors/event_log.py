@@ -251,7 +251,7 @@ class EventLog:
 
     async def _look_for_ever(self) -> None:
         """Forget what is old, and tell once a minute how much waits."""
-        told_s = 0.0
+        told_s = self._wall_s()
         while True:
             try:
                 await self._run(self._expire)

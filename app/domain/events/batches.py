@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from app.domain.events.fields import DEFAULT_PROFILE, Profile
 from app.domain.events.record import EventRecord
+
+EventRow: TypeAlias = tuple[str, int, str, bytes]
+"""(id, nanoseconds since 1970, type, document) of one event."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,12 +25,15 @@ class EventBatch:
     @classmethod
     def of(cls, records: Sequence[EventRecord]) -> EventBatch:
         """Return records as a batch."""
-        return cls(
-            event_ids=tuple(record.event_id for record in records),
-            times_ns=tuple(record.time_ns for record in records),
-            types=tuple(record.type for record in records),
-            bodies=tuple(record.body for record in records),
-        )
+        return cls.of_rows([(record.event_id, record.time_ns, record.type, record.body) for record in records])
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[EventRow]) -> EventBatch:
+        """Return rows as a batch."""
+        if not rows:
+            return cls(event_ids=(), times_ns=(), types=(), bodies=())
+        event_ids, times_ns, types, bodies = zip(*rows, strict=True)
+        return cls(event_ids=event_ids, times_ns=times_ns, types=types, bodies=bodies)
 
     def records(self) -> Iterator[EventRecord]:
         """Yield the events."""

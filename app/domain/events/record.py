@@ -64,8 +64,10 @@ class EventIds:
         """Return an id for an event of that time."""
         self._low = low = (self._low + 1) & _LOW_MASK
         millis, rest = divmod(time_ns, 1_000_000)
-        text = f"{millis & 0xFFFFFFFFFFFF:012x}7{rest >> 8:03x}{0x8000000000000000 | low:016x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        return (
+            f"{millis >> 16 & 0xFFFFFFFF:08x}-{millis & 0xFFFF:04x}-7{rest >> 8:03x}-"
+            f"{0x8000 | low >> 48:04x}-{low & 0xFFFFFFFFFFFF:012x}"
+        )
 
 
 class UnknownFieldError(ValueError):
@@ -100,6 +102,14 @@ class Recorder:
     def record(self, event_type: str, time_ns: int, values: Mapping[str, object]) -> EventRecord:
         """Return the event; values that are None are left out.
 
+        Args and errors as ``make``.
+        """
+        event_id, body = self.make(event_type, time_ns, values)
+        return EventRecord(event_id=event_id, time_ns=time_ns, type=event_type, body=body)
+
+    def make(self, event_type: str, time_ns: int, values: Mapping[str, object]) -> tuple[str, bytes]:
+        """Return the event's id and its document; values that are None are left out.
+
         Args:
             event_type: Its name.
             time_ns: When it happened, since 1970.
@@ -113,8 +123,7 @@ class Recorder:
         if shape is None:
             shape = self._shapes[event_type] = _Shape(TYPE[event_type], self._origin, self.profile)
         event_id = self._ids.make(time_ns)
-        body = shape.document(event_id, self._at(time_ns), values)
-        return EventRecord(event_id=event_id, time_ns=time_ns, type=event_type, body=body)
+        return event_id, shape.document(event_id, self._at(time_ns), values)
 
     def _at(self, time_ns: int) -> str:
         second, rest = divmod(time_ns, NS_PER_S)

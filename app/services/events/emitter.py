@@ -12,11 +12,11 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TypeAlias
 
 from app.domain.errors import CapacityError, GatewayError
-from app.domain.events.batches import EventBatch, EventTerms
-from app.domain.events.record import EventIds, EventRecord, Origin, Recorder, UnknownFieldError
+from app.domain.events.batches import EventBatch, EventRow, EventTerms
+from app.domain.events.record import EventIds, Origin, Recorder, UnknownFieldError
 from app.domain.events.schema import SAMPLED, TYPE
 from app.domain.ports import Clock, EventKeeper
 from app.domain.trace_context import NO_SPAN, current
@@ -31,11 +31,8 @@ _log = logging.getLogger(__name__)
 _LOSABLE = frozenset(one.name for one in TYPE.values() if one.event_class in SAMPLED)
 
 
-@dataclass(slots=True)
-class _Told:
-    type: str
-    time_ns: int
-    values: dict[str, object]
+_Told: TypeAlias = tuple[str, int, dict[str, object]]
+"""(type, nanoseconds since 1970, values)."""
 
 
 class Emitter:
@@ -60,7 +57,7 @@ class Emitter:
         self._has_terms = False
         self._losable: deque[_Told] = deque()
         self._firm: deque[_Told] = deque()
-        self._unsent: list[EventRecord] = []
+        self._unsent: list[EventRow] = []
         """Serialised, handed over at least once, not yet known to be kept."""
         self._sending = asyncio.Lock()
         self._pause_s = PAUSE_MIN_S
@@ -86,11 +83,11 @@ class Emitter:
             values.setdefault("trace_id", trace.trace_id)
             if trace.sampled and trace.span_id != NO_SPAN:
                 values.setdefault("span_id", trace.span_id)
-        told = _Told(event_type, at_ns or int(self._clock.wall_s() * 1e9), values)
+        told = event_type, at_ns or int(self._clock.wall_s() * 1e9), values
         if event_type in _LOSABLE:
             self._losable.append(told)
             if len(self._losable) > EVENTS_MAX:
-                self._drop(self._losable.popleft().type, "buffer full")
+                self._drop(self._losable.popleft()[0], "buffer full")
         elif len(self._firm) < EVENTS_MAX:
             self._firm.append(told)
         else:
@@ -131,7 +128,7 @@ class Emitter:
                     return False
             while batch := self._next_batch():
                 try:
-                    kept = await self._keeper.keep(EventBatch.of(batch))
+                    kept = await self._keeper.keep(EventBatch.of_rows(batch))
                 except GatewayError as error:
                     self._fail(error)
                     return False
@@ -147,19 +144,23 @@ class Emitter:
         """Hand over what is left, once."""
         await self.flush()
 
-    def _next_batch(self) -> list[EventRecord]:
+    def _next_batch(self) -> list[EventRow]:
         """Return what was not kept last time, filled up with what came since."""
-        batch = self._unsent
+        batch, make = self._unsent, self._recorder.make
         while len(batch) < BATCH_MAX and (self._firm or self._losable):
-            told = (self._firm or self._losable).popleft()
+            event_type, time_ns, values = (self._firm or self._losable).popleft()
             try:
-                batch.append(self._recorder.record(told.type, told.time_ns, told.values))
+                event_id, body = make(event_type, time_ns, values)
             except (KeyError, UnknownFieldError, TypeError, ValueError) as error:
-                self._note_wrong(told.type, error)
+                self._note_wrong(event_type, error)
+            else:
+                batch.append((event_id, time_ns, event_type, body))
         if batch and self._to_tell:
             for (event_class, reason), lost in self._to_tell.items():
                 values = {"lost_class": event_class, "lost": lost, "reason": reason}
-                batch.append(self._recorder.record("events.dropped", int(self._clock.wall_s() * 1e9), values))
+                now_ns = int(self._clock.wall_s() * 1e9)
+                event_id, body = make("events.dropped", now_ns, values)
+                batch.append((event_id, now_ns, "events.dropped", body))
             self._to_tell.clear()
         self._unsent = batch
         return batch
