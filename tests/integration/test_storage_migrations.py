@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Column, Engine, func, insert, inspect, select
 
 from actors.store import Store
+from app.domain.books.entries import Expire, Void
 from app.domain.errors import ConfigurationError, RequestError
 from app.domain.run import RunRecord, RunStatus
 from app.services.conduct import Conductor, Tools
@@ -22,6 +23,7 @@ from tests.fakes.clock import RunningClock
 from tests.fakes.journal import InProcessJournal
 from tests.fakes.models import ScriptedCaller, orchestra
 from tests.unit.actors.test_store import an_event
+from tests.unit.actors.test_store_books import NOON, PRICE, TEAM, a_hold, a_settle, an_entry
 from tests.unit.app.services.test_conduct import by_purpose
 
 JOURNAL_V1 = Path(__file__).parents[1] / "fixtures" / "journal_v1.sql"
@@ -194,6 +196,39 @@ async def test_a_run_under_way_in_the_first_version_goes_on_under_this_one(tmp_p
     """An upgrade in the middle of a run: nothing is lost, and what was paid for is not bought again."""
     write_journal_v1(tmp_path)
     store = Store(str(tmp_path))
+    await go_on(store)
+    await store.close()
+
+
+@pytest.mark.parametrize("revision", migrating.revisions()[1:-1])
+async def test_a_run_and_books_under_way_in_an_older_version_go_on(tmp_path: Path, revision: str) -> None:
+    """What a version wrote that already kept books: holds that are open end, entries that are said again are known."""
+    write_journal_v1(tmp_path)
+    first = Store(str(tmp_path))
+    await first.sync_books([TEAM], [PRICE])
+    await first.apply_books([a_hold("h1"), a_settle("h1", an_entry("e1")), a_hold("h2"), a_hold("h3", 200)])
+    await first.apply_books([Void(hold_id="h3", at_s=NOON), a_hold("lost", 100), Expire(at_s=NOON, holder="nobody")])
+    await first.close()
+    engine = open_for_writing(Place(tmp_path))
+    assert bring_to(engine, Place(tmp_path), revision)[1] == revision
+    engine.dispose()
+
+    store = Store(str(tmp_path))
+    assert await store.verify_books() == []
+    await go_on(store)
+    said_again = await store.apply_books([a_hold("h2"), a_settle("h1", an_entry("e1"))])
+    await store.apply_books([a_settle("h2", an_entry("e2", 100)), Expire(at_s=NOON, holder="r1")])
+    (figures,) = await store.budget_figures()
+
+    assert [answer.outcome for answer in said_again] == ["replayed", "replayed"]
+    assert (figures.spent, figures.held, figures.unknown) == (300 + 100, 0, 100)
+    assert [hold.hold_id for hold in await store.unknown_holds()] == ["lost"]
+    assert await store.verify_books() == []
+    await store.close()
+
+
+async def go_on(store: Store) -> None:
+    """Conduct the run that was interrupted to its end; what was paid for is not bought again."""
     interrupted: RunRecord = await store.get_run("run-1")
     caller = ScriptedCaller(by_purpose)
     tools = Tools(
@@ -210,7 +245,6 @@ async def test_a_run_under_way_in_the_first_version_goes_on_under_this_one(tmp_p
 
     assert ended.status is RunStatus.COMPLETED
     assert sorted(call.task_id or "" for call in caller.calls if call.purpose == "task") == ["t2", "t3"]
-    await store.close()
 
 
 def test_the_first_version_is_kept_beside_before_it_is_migrated(tmp_path: Path) -> None:
