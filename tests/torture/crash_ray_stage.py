@@ -38,7 +38,11 @@ CLASSES = ("opaque", "idempotent", "lookup", "hold")
 CHIEF = "chief"
 """Clarifies, plans and evaluates."""
 KEYS_MAX = 120
-READY_S = 240.0
+STARTS = 3
+"""On a busy machine Ray gives up waiting for its own parts."""
+READY_S = 120.0
+END_S = 60.0
+LOG_CHARS = 2_000
 WITHIN_S = 120.0
 LOOK_S = 0.1
 _FIGURES = """
@@ -153,20 +157,22 @@ class RayStage:
 
     def replica(self) -> str:
         """Return the name of the one replica, once it lives."""
-        found: list[str] = []
-
-        def one() -> bool:
-            found[:] = [name for name in self.pids() if name.startswith(REPLICA)]
-            return len(found) == 1
-
-        until(one, what="there is no replica")
-        return found[0]
+        return self._one(REPLICA)
 
     def host_of(self, account: str) -> str:
         """Return the name of the account's actor, once it lives."""
-        names = [name for name in self.pids() if account in name]
-        assert len(names) == 1, f"{names} serve {account}"
-        return names[0]
+        return self._one(account)
+
+    def _one(self, word: str) -> str:
+        """Return the name of the one living actor that has ``word`` in its name, once there is one."""
+        found: list[str] = []
+
+        def one() -> bool:
+            found[:] = [name for name in self.pids() if word in name]
+            return len(found) == 1
+
+        until(one, what=f"no actor, or several, are called {word}")
+        return found[0]
 
     def pid_of(self, name: str, *, but: int = 0) -> int:
         """Return the process of the actor, once it lives in another one than ``but``."""
@@ -211,34 +217,53 @@ def opened(folder: Path) -> Iterator[RayStage]:
     provider, config = folder / "provider.yaml", folder / "tutti.yaml"
     document = {**simulator_document(), "replies": scripted.replies(*rules())}
     provider.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
-    with running_simulator(provider) as simulator, (folder / "log").open("w", encoding="utf-8") as log:
+    with running_simulator(provider) as simulator:
         config.write_text(yaml.safe_dump(configuration(simulator.url, folder / "data")), encoding="utf-8")
-        port = free_port()
-        command = [sys.executable, "-m", "tests.torture.crash_ray_server", str(config), str(port)]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            cwd=ROOT,
-            env=environment(folder),
-        )
+        process, url = _served(folder, config)
         try:
-            stage = RayStage(f"http://127.0.0.1:{port}", simulator, process, folder / "data")
-            stage.wait_until_ready()
-            yield stage
+            yield RayStage(url, simulator, process, folder / "data")
         finally:
-            process.terminate()
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(10)
-            for pipe in (process.stdin, process.stdout):
-                with contextlib.suppress(OSError):
-                    assert pipe is not None
-                    pipe.close()
+            _end(process)
+
+
+def _served(folder: Path, config: Path) -> tuple[subprocess.Popen[str], str]:
+    """Start the server and return it once it is ready, with its address."""
+    for left in reversed(range(STARTS)):
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        with (folder / "log").open("w", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.torture.crash_ray_server", str(config), str(port)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=ROOT,
+                env=environment(folder),
+            )
+        until_s = time.monotonic() + READY_S
+        while process.poll() is None and time.monotonic() < until_s:
+            if _status(f"{url}/readyz") == httpx.codes.OK:
+                return process, url
+            time.sleep(LOOK_S)
+        _end(process)
+        if not left:
+            said = (folder / "log").read_text(encoding="utf-8", errors="replace")
+            raise RuntimeError(f"the server did not come up: {said[-LOG_CHARS:]}")
+    raise AssertionError("the last start returns or raises")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(10)
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):
+            assert pipe is not None
+            pipe.close()
 
 
 def until(holds: Callable[[], bool], *, within_s: float = WITHIN_S, what: str) -> None:
