@@ -1,9 +1,10 @@
 """Chooses accounts for waiting calls: list scheduling with virtual reservations (scheduling-and-evaluation.md 4.3).
 
 Pure. Each call, in the order given, takes the account with the earliest estimated finish and reserves there virtually,
-so that the calls behind it see the account as it will be. What an account is short of has a price, in seconds, that
-grows as its level falls: a small call leaves requests to those who have few of them, a large one leaves tokens. What is
-bound, and when, is the dispatcher's business.
+so that the calls behind it see the account as it will be. What an account is short of has a price, in seconds: a small
+call leaves requests to those who have few of them, a large one leaves tokens. Where it is known what the limit is worth
+to those who wait (``worth``), that is the price; else it grows as the level falls. What is bound, and when, is the
+dispatcher's business.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from app.domain.load import LoadRow
+from app.domain.load import BucketKind, LoadRow
+from app.domain.worth import Group, Limit, LimitKey, Shop, Worths
 
 RESERVED_CALLS_MAX = 512
 """Only so many of the waiting calls are foreseen; those behind them wait for the next event."""
@@ -109,7 +111,32 @@ class Board:
             virtual = _Virtual.of(row, pool, now_s, typical_s.get(row.model, row.call_s))
             pool.opens_s = min(pool.opens_s, virtual.closed_s)
             self._by_model.setdefault(row.model, []).append(virtual)
-        self._open = [pool for pool in pools.values() if pool.opens_within(horizon_s)]
+        self._pools = tuple(pools.values())
+        self._open = [pool for pool in self._pools if pool.opens_within(horizon_s)]
+
+    def appraise(self, worths: Worths, calls: Sequence[ReadyCall], waiting: int) -> None:
+        """Find out what the limits are worth to ``waiting`` calls, of which ``calls`` are some."""
+        shops = {pool: pool.shop() for pool in self._pools if pool.opens_s <= PATIENCE_S}
+        sizes: dict[tuple[str, frozenset[tuple[str, str]]], list[tuple[float, float]]] = {}
+        for call in calls:
+            wanted = (call.models[0], call.only)
+            sizes.setdefault(wanted, []).append((float(call.input_tokens), float(call.output_tokens_max)))
+        groups = []
+        for (model, only), own in sizes.items():
+            serving = {each.pool: None for each in self._by_model.get(model, ()) if not only or each.pair in only}
+            found = tuple(shops[pool] for pool in serving if pool in shops)
+            if found:
+                groups.append(Group(shops=found, sizes=tuple(own)))
+        worths.appraise(groups, waiting)
+
+    def value(self, worths: Worths, waiting: int) -> None:
+        """Let what a call takes cost what it is worth to ``waiting`` others.
+
+        If the end of the backlog moves by a second, those who wait do so by half of one in the mean.
+        """
+        for pool in self._pools:
+            for level in pool.levels:
+                level.worth = worths.of(level.key) * waiting / 2
 
     @property
     def all_late(self) -> bool:
@@ -180,15 +207,18 @@ class Board:
 class _Level:
     """One bucket; what a call takes of it is the sum of its requests, input and output, each times 0 or 1."""
 
+    key: LimitKey
     level: float
     capacity: float
     rate_per_s: float
     of_requests: float
     of_input: float
     of_output: float
+    worth: float | None = None
+    """What a second of its rate costs, in seconds; None where that is only to be seen by its level."""
 
 
-_PARTS = {
+_PARTS: dict[BucketKind, tuple[float, float, float]] = {
     "requests": (1.0, 0.0, 0.0),
     "input_tokens": (0.0, 1.0, 0.0),
     "output_tokens": (0.0, 0.0, 1.0),
@@ -216,6 +246,7 @@ class _Pool:
             model=row.model,
             levels=[
                 _Level(
+                    (row.scope, row.model, bucket.kind),
                     min(bucket.capacity, bucket.level + bucket.rate_per_s * age_s),
                     bucket.capacity,
                     bucket.rate_per_s,
@@ -240,9 +271,28 @@ class _Pool:
                 continue
             if missing > start_s * rate:
                 start_s = missing / rate
-            if level < each.capacity:
-                cost_s += (1.0 - level / each.capacity) ** PRICE_POWER * charge / rate
-        return max(start_s, self._free_s()), PRICE * cost_s
+            if each.worth is not None:
+                cost_s += each.worth * charge / rate
+            elif level < each.capacity:
+                cost_s += PRICE * (1.0 - level / each.capacity) ** PRICE_POWER * charge / rate
+        return max(start_s, self._free_s()), cost_s
+
+    def shop(self) -> Shop:
+        """Return it as ``worth`` sees it."""
+        return Shop(
+            limits=tuple(
+                Limit(
+                    key=each.key,
+                    level=each.level,
+                    rate_per_s=each.rate_per_s,
+                    of_requests=each.of_requests,
+                    of_input=each.of_input,
+                    of_output=each.of_output,
+                )
+                for each in self.levels
+                if each.rate_per_s > 0
+            )
+        )
 
     def reserve(self, requests: float, input_tokens: float, output_tokens: float, finish_s: float) -> None:
         """Take the call's charge and a slot until ``finish_s``."""

@@ -15,9 +15,12 @@ from app.domain.fair_queue import FairQueue
 from app.domain.gateway import Candidate, ServiceClass
 from app.domain.leases import PermitWish
 from app.domain.placement import Board, Choice, ReadyCall, Wait
+from app.domain.worth import Worths
 
 LOOK_AHEAD = 512
 """Waiting calls that are looked at together, at most."""
+APPRAISED_NS = 250_000_000
+"""For so long the worths are believed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,8 @@ class WaitingCalls:
         """How many of them may take each model."""
         self._fresh: list[Waiting] = []
         """Those that came since all were last looked at."""
+        self._worths = Worths()
+        self._appraised_ns = -APPRAISED_NS
         self._all_late = False
         """Nobody can start anything soon: a further call changes nothing."""
 
@@ -154,6 +159,7 @@ class WaitingCalls:
             now_ns: Monotonic time.
             is_asking: Whether a call's wish is under way, so that it has to be reckoned with and not asked for again.
         """
+        self._value(board, now_ns)
         decided: list[tuple[Waiting, Choice | Wait]] = []
         shut: set[tuple[str, ...]] = set()
         for item in islice(self._queue, LOOK_AHEAD):
@@ -173,3 +179,12 @@ class WaitingCalls:
                 # It need not wait for its turn to hear that it waits in vain.
                 decided.append((item, board.place(item.ready)))
         return decided
+
+    def _value(self, board: Board, now_ns: int) -> None:
+        """Tell the board what its limits are worth to those who wait: the fewer they are, the less."""
+        waiting = len(self._queue)
+        if now_ns - self._appraised_ns >= APPRAISED_NS:
+            self._appraised_ns = now_ns
+            calls = [item.ready for item in islice(self._queue, LOOK_AHEAD) if item.asked is None]
+            board.appraise(self._worths, calls, waiting)
+        board.value(self._worths, waiting)
