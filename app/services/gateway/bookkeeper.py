@@ -23,6 +23,8 @@ from app.services.gateway.purses import Ceiling, Purse, Ticket
 
 TICK_S = 0.5
 HOLD_TIMEOUT_S = 15.0
+IN_TROUBLE_S = 5.0
+"""How long a call waits for its hold while the books are known not to be writable; a restart may be that short."""
 RETRY_PAUSE_S = 0.5
 COMMANDS_MAX = 2_000
 """In one message."""
@@ -64,7 +66,8 @@ class Bookkeeper:
         self._numbers = itertools.count(1)
         self._purses: dict[tuple[Owners, bool], Purse] = {}
         self._outbox = _Outbox()
-        self._failing = False
+        self._trouble: GatewayError | None = None
+        """Why the books could not be written just now."""
         self._sender: asyncio.Task[None] | None = None
 
     def entry_id(self) -> str:
@@ -139,18 +142,25 @@ class Bookkeeper:
         self._outbox.waiting[hold.hold_id] = waiting
         self._say([hold])
         try:
-            async with asyncio.timeout(HOLD_TIMEOUT_S):
+            async with asyncio.timeout(HOLD_TIMEOUT_S if self._trouble is None else IN_TROUBLE_S):
                 answer = await asyncio.shield(waiting.answer)
         except BaseException as error:
             # Whether it was taken nobody knows here: it is given back as soon as the answer is there.
             waiting.answer.add_done_callback(lambda done: self._return(purse, hold, done))
             if isinstance(error, TimeoutError):
-                raise InternalError("the books do not answer", remedy="try again in a few seconds") from None
+                raise self._no_answer() from None
             raise
         if answer.refusal is not None:
             purse.refuse_one()
             raise exhausted(answer.refusal)
         return purse.take_one(hold, ceiling)
+
+    def _no_answer(self) -> InternalError:
+        """Return the refusal of a call that nothing was paid for; what is wrong is said where that is known."""
+        trouble = self._trouble
+        if trouble is None:
+            return InternalError("the books do not answer", remedy="try again in a few seconds")
+        return InternalError(f"the books do not answer: {trouble.message}", remedy=trouble.remedy)
 
     def _return(self, purse: Purse, hold: Hold, done: asyncio.Future[Answer]) -> None:
         if not done.cancelled() and done.exception() is None and done.result().accepted:
@@ -182,11 +192,11 @@ class Bookkeeper:
                 answers = list(await self._books.apply_books(commands))
             except GatewayError as error:
                 # Once a silence, not once a try.
-                _log.log(logging.DEBUG if self._failing else logging.WARNING, "the books: %s", error.message)
-                self._failing = True
+                _log.log(logging.DEBUG if self._trouble else logging.WARNING, "the books: %s", error.message)
+                self._trouble = error
                 await asyncio.sleep(RETRY_PAUSE_S)
             else:
-                self._failing = False
+                self._trouble = None
                 if any(isinstance(command, Settle) for command in commands):
                     passes(CrashPoint.SETTLED)
                 return answers

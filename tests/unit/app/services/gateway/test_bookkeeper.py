@@ -13,7 +13,7 @@ from app.domain.books.budgets import BudgetSpec, OwnerKind, Owners, Window
 from app.domain.books.entries import UsageEntry
 from app.domain.chat import Usage
 from app.domain.errors import InternalError, QuotaError
-from app.services.gateway.bookkeeper import Bookkeeper
+from app.services.gateway.bookkeeper import HOLD_TIMEOUT_S, IN_TROUBLE_S, Bookkeeper
 from app.services.gateway.purses import HOLD_LIFE_S, Ceiling
 from tests.fakes.books import LedgerBooks
 from tests.fakes.permit_hosts import cancel
@@ -210,6 +210,29 @@ def test_books_that_fail_stop_what_is_not_held_and_lose_and_double_nothing(fault
         await asyncio.sleep(2.0)
         await keeper.aclose()
         assert books.spent("usd/key:alice") == (made * 1_000_000, 0, 0)
+
+    play(story)
+
+
+def test_calls_hear_soon_what_is_wrong_with_the_books_and_wait_no_longer_when_it_ends() -> None:
+    """Once somebody has waited in vain, the next ones need not; the first hold after the fault is found."""
+
+    async def story(clock: VirtualClock) -> None:
+        books = LedgerBooks(MONTHLY)
+        books.fail_before = 10**6
+        async with a_keeper(books, clock) as keeper:
+            waited = []
+            for _ in range(3):
+                began_s = clock.now_s
+                with pytest.raises(InternalError, match="the books do not answer: the disk is full"):
+                    await keeper.hold(OWNERS, CEILING)
+                waited.append(clock.now_s - began_s)
+            books.fail_before = 0
+            await asyncio.sleep(1.0)
+            await call(keeper, clock)
+        assert waited == pytest.approx([HOLD_TIMEOUT_S, IN_TROUBLE_S, IN_TROUBLE_S])
+        assert books.spent("usd/key:alice") == (1_000_000, 0, 0)
+        assert books.verify() == []
 
     play(story)
 
