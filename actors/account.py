@@ -264,7 +264,7 @@ class AccountHost:
         await self._save(clean=True)
         for _spec, adapter in self._adapters.values():
             await adapter.aclose()
-        await asyncio.to_thread(tracing.flush)
+        await tracing.flush()
 
     def _admit(self, order: CallOrder) -> Admission:
         if self._draining or order.account not in self._adapters:

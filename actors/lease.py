@@ -194,7 +194,7 @@ class GatewayLease:
                 closing = (each.aclose() for each in (self._desk, self._gate, self._keeper) if each is not None)
                 await asyncio.gather(*closing, return_exceptions=True)
                 await self._emitter.aclose()
-                await asyncio.to_thread(tracing.flush)
+                await tracing.flush()
 
     async def _watch_directory(self) -> None:
         version = -1

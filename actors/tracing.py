@@ -6,6 +6,7 @@ refuses for good is dropped and counted.
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import http.client
 import logging
@@ -162,12 +163,12 @@ def follow(traces: TracesSpec, *, role: str) -> None:
         exporter.close(0.0)
 
 
-def flush() -> None:
-    """Send what was recorded so far, before this process ends."""
+async def flush() -> None:
+    """Send what was recorded so far, before this process ends; nothing where no spans are recorded."""
     exporter, _Process.exporter = _Process.exporter, None
     if exporter is not None:
         record_into(None)
-        exporter.close()
+        await asyncio.to_thread(exporter.close)
 
 
 def resource_of(role: str) -> dict[str, str]:

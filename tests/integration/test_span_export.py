@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 
@@ -27,7 +28,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(tracing, "PERIOD_S", 0.01)
     monkeypatch.setattr(tracing, "PAUSE_MIN_S", 0.005)
     yield
-    tracing.flush()
+    asyncio.run(tracing.flush())
     record_into(None)
 
 
