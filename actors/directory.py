@@ -78,6 +78,9 @@ class BudgetBooks(Protocol):
 class Events(Protocol):
     """Who is told what is configured about events, and what happens; ``event_hub`` implements it."""
 
+    word: str
+    """How they fare, for people."""
+
     def emit(self, event_type: str, /, *, at_ns: int | None = None, **values: object) -> None: ...
     async def configure(self, spec: EventsSpec) -> None: ...
     async def run(self) -> None: ...
@@ -247,7 +250,8 @@ class Directory:
             return {"directory": "no configuration yet", "accounts": "none"}
         hosts = self._account_hosts()
         assigned = hosts or not self._orchestra.accounts
-        return {"directory": "ok", "accounts": _word(hosts) if assigned else STARTING}
+        events = {} if self._events is None else {"events": self._events.word}
+        return {"directory": "ok", "accounts": _word(hosts) if assigned else STARTING, **events}
 
     async def drain(self, timeout_s: float) -> None:
         """Let every account finish what it has begun, save its limiter state, and stop looking after it."""

@@ -9,7 +9,10 @@ import asyncio
 from collections.abc import Callable
 
 from actors.event_handles import OutboxHandle, SpoolHandle, emitter_of
+from actors.log_shipper_handle import LogShipperHandle
+from app.domain.errors import GatewayError
 from app.domain.events.spec import EventsSpec
+from app.services.events.shipping_words import word_of
 
 
 class EventHub:
@@ -24,19 +27,31 @@ class EventHub:
         self._keepers = (SpoolHandle(namespace), OutboxHandle(namespace))
         self._start_shipper = start_shipper
         self._shipping = False
+        self._shipper = LogShipperHandle(namespace)
         self._emitter = emitter_of("directory", namespace)
+        self.word = "ok"
+        """How events fare, as of the last look."""
 
     def emit(self, event_type: str, /, *, at_ns: int | None = None, **values: object) -> None:
         """See ``ports.Tells``."""
         self._emitter.emit(event_type, at_ns=at_ns, **values)
 
     async def configure(self, spec: EventsSpec) -> None:
-        """Say it, again and again: who was restarted knows nothing of it. Raises InternalError."""
+        """Say it, again and again: who was restarted knows nothing of it. Hears how it goes. Raises InternalError."""
         for keeper in self._keepers:
             await keeper.configure(spec)
         if spec.ships and not self._shipping:
             await asyncio.to_thread(self._start_shipper)
             self._shipping = True
+        self.word = await self._look(spec)
+
+    async def _look(self, spec: EventsSpec) -> str:
+        if not spec.ships:
+            return word_of([], (await self._keepers[0].backlog()).note)
+        try:
+            return word_of(await self._shipper.states())
+        except GatewayError as error:
+            return f"ok; events wait: {error.message}"
 
     async def run(self) -> None:
         """Hand events over, for ever."""

@@ -16,11 +16,9 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import cast
 
 from actors import metrics
 from actors.event_handles import OutboxHandle, SpoolHandle
-from actors.handles import ActorHandle
 from app.domain.errors import ConflictError, GatewayError
 from app.domain.events.delivery import Pace, ShippingState
 from app.domain.events.spec import ElasticsearchSpec, EventsSpec
@@ -35,9 +33,6 @@ FOLLOW_S = 2.0
 UPKEEP_S = 3_600.0
 MEASURE_S = 5.0
 FAILED_PAUSE_S = 5.0
-STATE_TIMEOUT_S = 10.0
-FORGET_TIMEOUT_S = 600.0
-LOG_SHIPPER = "log_shipper"
 
 _log = logging.getLogger(__name__)
 
@@ -141,25 +136,6 @@ class LogShipperActor(LogShipper):
 
     def __repr__(self) -> str:
         return "tutti log shipper"  # as Ray's dashboard and logs show it
-
-
-class LogShipperHandle:
-    """The shipper, for whoever looks."""
-
-    def __init__(self, namespace: str) -> None:
-        self._actor = ActorHandle(LOG_SHIPPER, namespace)
-
-    async def states(self) -> list[ShippingState]:
-        """See ``LogShipper.states``."""
-        return cast("list[ShippingState]", await self._actor.ask("states", timeout_s=STATE_TIMEOUT_S))
-
-    async def forget(self, user: str) -> int:
-        """See ``LogShipper.forget``."""
-        return cast("int", await self._actor.ask("forget", user, timeout_s=FORGET_TIMEOUT_S))
-
-    async def close(self) -> None:
-        """Stop shipping; what waits stays where it is."""
-        await self._actor.ask("close", timeout_s=STATE_TIMEOUT_S)
 
 
 async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
