@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 
@@ -12,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.domain.metric_names import ALL
-from tests.acceptance.conftest import ServeIt, Server, free_port
+from tests.acceptance.conftest import ServeIt, Server
 from tests.acceptance.test_server import finished
 from tests.fakes import pool
 from tests.fakes.otlp_receiver import ReceivedSpan, Receiver, running_receiver
@@ -23,7 +26,18 @@ pytestmark = pytest.mark.slow
 HTTP = httpx.Client(timeout=60)
 SECRET = "sk-otlp-canary-e3"
 PROMPT = "canary-prompt-e3 says hello"
-METRICS_PORT = free_port()
+
+
+def _quiet_port() -> int:
+    """Return a free port below those that the system gives to whoever asks for any."""
+    while True:
+        port = random.randint(20_000, 29_999)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+METRICS_PORT = _quiet_port()
 ROLES = ("clarifier", "planner", "transcriber", "worker", "judge", "merger", "evaluator")
 
 
