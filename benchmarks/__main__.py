@@ -22,6 +22,7 @@ NAMES = (
     "ledger",
     "ledger_actor",
     "usage_queries",
+    "events",
 )
 
 
