@@ -181,7 +181,9 @@ _TUTTI = (
     _long("savings_nano", "tutti.cost.savings_nano_usd", "What a cache saved.", "nano-USD"),
     _keyword("price_id", "tutti.cost.price_id", "The price row that made the cost."),
     _keyword("usage_source", "tutti.usage.source", "`provider`, or `estimated` by us."),
-    _keyword("ending", "tutti.ledger.ending", "answered, failed, cancelled, cache_hit, hedge, unknown or settled (by hand)."),
+    _keyword(
+        "ending", "tutti.ledger.ending", "answered, failed, cancelled, cache_hit, hedge, unknown or settled (by hand)."
+    ),
     _keyword("entry_id", "tutti.ledger.entry_id", "The entry in the books."),
     _keyword("correction_id", "tutti.ledger.correction_id", "The correction in the books."),
     _keyword("hold_id", "tutti.ledger.hold_id", "The hold that paid for it."),
