@@ -21,13 +21,13 @@ BATCH: dict[str, Json] = {
     "request_counts": {"total": 2, "completed": 1, "failed": 1},
     "metadata": {"tutti_batch": "1711471500-n"},
 }
-ANSWERED = {
+ANSWERED: dict[str, Json] = {
     "id": "batch_req_1",
     "custom_id": "one",
     "response": {"status_code": 200, "request_id": "r1", "body": {"object": "chat.completion"}},
     "error": None,
 }
-EXPIRED = {
+EXPIRED: dict[str, Json] = {
     "id": "batch_req_2",
     "custom_id": "two",
     "response": None,
