@@ -13,6 +13,7 @@ from app.domain.events.batches import BatchKept, EventBatch, EventTerms
 from app.domain.events.spec import EventsSpec
 from app.domain.events.spooled import Backlog, DeadLetter, SpooledEvent
 from app.services.events.emitter import Emitter
+from app.services.events.log_lines import follow_logs
 
 EVENTS = "events"
 KEEP_TIMEOUT_S = 10.0
@@ -109,5 +110,7 @@ class OutboxHandle(SourceHandle):
 
 
 def emitter_of(role: str, namespace: str) -> Emitter:
-    """Return the emitter of this process; its owner runs it."""
-    return Emitter(SpoolHandle(namespace), own_origin(role), SystemClock(), chance=random.random)
+    """Return the emitter of this process, which tells its log as well; its owner runs it. Once a process."""
+    emitter = Emitter(SpoolHandle(namespace), own_origin(role), SystemClock(), chance=random.random)
+    follow_logs(emitter)
+    return emitter

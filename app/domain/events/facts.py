@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from app.domain.books.budgets import OwnerKind
-from app.domain.books.entries import Answer, Command, Ending, Expire, SoftAlert, UsageEntry
+from app.domain.books.budgets import OwnerKind, Owners
+from app.domain.books.entries import Answer, Command, Ending, Expire, Hold, Refusal, SoftAlert, UsageEntry
 from app.domain.books.money import nano_from_usd
 from app.domain.chat import Json
 from app.domain.events.fields import PROVIDERS
@@ -46,10 +46,15 @@ def entries_told(booked: Iterable[BookedEntry]) -> Iterator[Told]:
 
 
 def answers_told(commands: Sequence[Command], answers: Sequence[Answer]) -> Iterator[Told]:
-    """Yield what commands of the books led to beside entries: budgets near their end, holders that fell silent."""
+    """Yield what commands led to beside entries: budgets near their end or at it, holders that fell silent.
+
+    A hold for calls to come that finds no room is nobody's refusal.
+    """
     for command, answer in zip(commands, answers, strict=True):
         for alert in answer.alerts:
             yield "budget.alert", _ns(command.at_s), _of_alert(alert)
+        if isinstance(command, Hold) and answer.refusal is not None and not command.spare:
+            yield "budget.refused", _ns(command.at_s), _of_refusal(answer.refusal, command.owners)
         if isinstance(command, Expire) and answer.count:
             yield "ledger.unknown", _ns(command.at_s), {"holds": answer.count, "reason": "holder silent"}
 
@@ -124,6 +129,23 @@ def _of_alert(alert: SoftAlert) -> dict[str, object]:
         "budget_unit": alert.ledger.value,
         "budget_limit": alert.limit,
         "budget_spent": alert.spent,
+    }
+
+
+def _of_refusal(refusal: Refusal, owners: Owners) -> dict[str, object]:
+    owner = refusal.owner_kind.value
+    return {
+        "tenant": owners.tenant or None,
+        "team": owners.team or None,
+        "user": owners.user or None,
+        "caller": owners.key or None,
+        "run_id": owners.run or None,
+        "budget_id": refusal.budget_id,
+        "budget_owner": owner if refusal.owner_kind is OwnerKind.TENANT else f"{owner}:{refusal.owner_name}",
+        "budget_window": refusal.window.value,
+        "budget_unit": refusal.ledger.value,
+        "budget_limit": refusal.limit,
+        "reason": refusal.reason,
     }
 
 

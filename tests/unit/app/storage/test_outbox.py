@@ -132,6 +132,16 @@ def test_budget_near_its_end_and_silent_holders_are_told(engine: Engine) -> None
     assert unknown["tutti.ledger.holds"] == 1
 
 
+def test_refusal_of_a_budget_is_told_but_not_of_a_hold_ahead(engine: Engine) -> None:
+    """Whose budget, and who was refused."""
+    do(engine, a_hold("h1", 5_000), replace(a_hold("h2", 5_000), spare=True))
+
+    (refused,) = told(engine, "budget.refused")
+    assert refused["tutti.budget.owner"] == f"user:{ALICE.user}"
+    assert (refused["event.reason"], refused["tutti.budget.limit"]) == ("exhausted", 1_000)
+    assert refused["user.id"] == ALICE.user
+
+
 def test_undone_transaction_tells_nothing(engine: Engine) -> None:
     """The event is there if and only if the fact is."""
     with engine.connect() as connection, connection.begin() as transaction:
