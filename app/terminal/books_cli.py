@@ -13,23 +13,13 @@ import typer
 from app.terminal.asking import Asked, asking
 from app.terminal.connect import Target
 from app.terminal.execute import leave
-from app.terminal.options import Config, Json
+from app.terminal.options import BooksServer, Config, Json
 
 books = typer.Typer(
     no_args_is_help=True,
     help="The books themselves: do they add up, does the provider say the same, and what nobody knows.",
 )
 figures = typer.Typer()
-
-BooksServer = Annotated[
-    str | None,
-    typer.Option(
-        "--server",
-        metavar="URL",
-        envvar="TUTTI_SERVER",
-        help="Ask this server, with the key of TUTTI_API_KEY; default: read the database.",
-    ),
-]
 
 
 @figures.command("usage", epilog="Example: tutti usage --by model,day --since 7d --where team=research --csv")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from app.terminal.execute import execute
-from app.terminal.options import Config, Json
+from app.terminal.options import Config, ElasticPassword, Json, KibanaUrl
 
 elastic = typer.Typer(no_args_is_help=True, help="Elasticsearch, where events are shipped: prepare it once.")
 kibana = typer.Typer(no_args_is_help=True, help="Kibana: our dashboards, searches and alerts in it.")
@@ -22,7 +22,6 @@ User = Annotated[
         "--user", metavar="NAME", help="Who installs, with the password of ELASTIC_PASSWORD; default: who ships."
     ),
 ]
-Password = Annotated[str | None, typer.Option("--password", envvar="ELASTIC_PASSWORD", hidden=True)]
 CaCert = Annotated[
     str | None, typer.Option("--ca-cert", metavar="FILE", help="Certificates to trust; default: the configuration's.")
 ]
@@ -36,7 +35,7 @@ def elastic_install(  # noqa: PLR0913  one parameter an option
     ] = None,
     dry_run: DryRun = False,
     user: User = None,
-    password: Password = None,
+    password: ElasticPassword = None,
     ca_cert: CaCert = None,
     prefix: Prefix = None,
     allow_forget: Annotated[
@@ -68,13 +67,11 @@ def elastic_install(  # noqa: PLR0913  one parameter an option
 )
 def kibana_install(  # noqa: PLR0913  one parameter an option
     context: typer.Context,
-    url: Annotated[
-        str, typer.Option("--url", metavar="URL", envvar="TUTTI_KIBANA", help="Where Kibana answers.")
-    ] = "http://localhost:5601",
+    url: KibanaUrl = "http://localhost:5601",
     space: Annotated[str, typer.Option("--space", metavar="NAME", help="Kibana's space; default: its own.")] = "",
     dry_run: DryRun = False,
     user: User = None,
-    password: Password = None,
+    password: ElasticPassword = None,
     ca_cert: CaCert = None,
     prefix: Prefix = None,
     config: Config = None,

@@ -26,3 +26,14 @@ Server = Annotated[
     ),
 ]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
+BooksServer = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="URL",
+        envvar="TUTTI_SERVER",
+        help="Ask this server, with the key of TUTTI_API_KEY; default: read the database.",
+    ),
+]
+ElasticPassword = Annotated[str | None, typer.Option("--password", envvar="ELASTIC_PASSWORD", hidden=True)]
+KibanaUrl = Annotated[str, typer.Option("--url", metavar="URL", envvar="TUTTI_KIBANA", help="Where Kibana answers.")]

@@ -12,7 +12,7 @@ ENVIRONMENT_READERS = {
     "actors/watchdog.py": "starts the watchdog without the marker by which it finds a killed starter's processes",
     "actors/cluster.py": "sets Ray's own variables before Ray starts, and the marker; Ray reads them from the process",
     "app/cli.py": "typer declares TUTTI_SERVER and TUTTI_DEBUG beside the options that they stand for",
-    "app/terminal/options.py": "typer declares TUTTI_SERVER beside the option that it stands for",
+    "app/terminal/options.py": "typer declares variables beside the options that they stand for: servers, a password",
 }
 """Modules outside app/settings that may touch the environment, each with its reason."""
 
