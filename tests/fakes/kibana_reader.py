@@ -90,7 +90,10 @@ def request_of(attributes: dict[str, Any]) -> dict[str, Any]:
     metrics = {name: _metric(column) for name, column in columns if not column["isBucketed"]}
     aggregations = {name: made for name, made in metrics.items() if made}
     for name, column in reversed([pair for pair in columns if pair[1]["isBucketed"]]):
-        aggregations = {name: {**_bucket(column, layer["columns"]), "aggs": aggregations}}
+        # A split is ordered by a metric of its own level, as Kibana adds it there.
+        by = column.get("params", {}).get("orderBy", {}).get("columnId")
+        ordering = {by: metrics[by]} if by and metrics[by] else {}
+        aggregations = {name: {**_bucket(column, layer["columns"]), "aggs": aggregations | ordering}}
     query = query_of(attributes["state"]["query"]["query"])
     return {"size": 0, "track_total_hits": True, "query": query, "aggs": aggregations}
 

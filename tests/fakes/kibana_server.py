@@ -77,8 +77,9 @@ class FakeKibana:
             wrong = self._rule_mistake(sent, kept.get(name, sent)["rule_type_id"])
             if wrong or bool(NEW_ONLY & set(sent)) != (method == "POST"):
                 return _refused(400, wrong or "additional properties")
-            # The server adds what nobody sent.
-            sent = {**kept.get(name, {}), **sent, "id": name, "mute_all": False, "revision": 0}
+            # The server adds what nobody sent, and takes none of it back.
+            actions = [{**action, "connector_type_id": ".server-log", "uuid": "u"} for action in sent["actions"]]
+            sent = {**kept.get(name, {}), **sent, "actions": actions, "id": name, "mute_all": False, "revision": 0}
         kept[name] = sent
         return _fine(sent)
 
@@ -87,6 +88,8 @@ class FakeKibana:
         for action in rule["actions"]:
             if action["id"] not in self.connectors:
                 return "no such connector"
+            if "connector_type_id" in action:
+                return "additional properties"
         if kind == ".es-query":
             query = orjson.loads(params["esQuery"])
             known = params["searchType"] == "esQuery" and params["index"] and params["timeField"] and "query" in query

@@ -128,7 +128,11 @@ COST_AND_USAGE = Dashboard(
         _table(
             "Budgets near their end, in their unit (nano-dollars or tokens)",
             (told("budget.alert"),),
-            (By(field="budget_owner", label="budget of", size=50), By(field="budget_window", label="window")),
+            (
+                By(field="budget_owner", label="budget of", size=50),
+                By(field="budget_window", label="window"),
+                By(field="budget_unit", label="unit"),
+            ),
             count("alerts"),
             Metric(label="spent", operation="max", field="budget_spent"),
             Metric(label="limit", operation="max", field="budget_limit"),

@@ -24,7 +24,6 @@ Comparator = Literal[">", ">=", "<", "<="]
 CUSTOM, QUERY = "observability.rules.custom_threshold", ".es-query"
 FIRED = {CUSTOM: "custom_threshold.fired", QUERY: "query matched"}
 """The group whose actions run, by type."""
-GROUPS_MAX = 100
 TAG = "tutti"
 _AGGREGATIONS = {"sum": "sum", "average": "avg", "max": "max", "min": "min", "unique_count": "cardinality"}
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -60,8 +59,8 @@ class Rule:
     threshold: float
     window: str
     """Such as ``5m``."""
-    group: str | None = None
-    """The field for whose every value it is asked."""
+    groups: tuple[str, ...] = ()
+    """Fields for whose every combination of values it is asked."""
     also_silent: bool = False
     """Whether no events at all count as 0; only for a count that is not grouped."""
     delay: int = 1
@@ -125,7 +124,7 @@ def new_rule_body(rule: Rule, setting: Setting) -> Object:
 def message(rule: Rule) -> str:
     """Return what is written when it fires."""
     words = rule.words
-    group = " ({{context.group}})" if rule.group is not None else ""
+    group = " ({{context.group}})" if rule.groups else ""
     return (
         f"Tutti: {rule.title}{group}. {words.fired} Computed: {computed(rule)}. Why: {words.why} "
         f"Look first: {words.triage} Do: {words.remediation}"
@@ -135,7 +134,7 @@ def message(rule: Rule) -> str:
 def computed(rule: Rule) -> str:
     """Return how the number is made, for people."""
     parts = [f"{name} = {_said(metric)}" for name, metric in zip(rule.metric_names(), rule.metrics, strict=True)]
-    each = f" for each {path_of(rule.group)}" if rule.group is not None else ""
+    each = f" for each {', '.join(path_of(name) for name in rule.groups)}" if rule.groups else ""
     return f"{rule.equation} {rule.comparator} {rule.threshold:g} over {rule.window}{each}, with {'; '.join(parts)}"
 
 
@@ -175,15 +174,15 @@ def _custom(rule: Rule, setting: Setting) -> Object:
         "alertOnGroupDisappear": False,
         "searchConfiguration": {"index": setting.data_view_id, "query": query},
     }
-    if rule.group is not None:
-        params["groupBy"] = [path_of(rule.group, setting.profile)]
+    if rule.groups:
+        params["groupBy"] = [path_of(name, setting.profile) for name in rule.groups]
     return params
 
 
 def _query(rule: Rule, setting: Setting) -> Object:
     (metric,) = rule.metrics
     assert metric.field is None, "silence is a count of 0"
-    assert rule.group is None, "what is silent has no groups"
+    assert not rule.groups, "what is silent has no groups"
     query: Object = {"query": {"bool": _bool((*rule.where, *metric.only), setting)}}
     return {
         "searchType": "esQuery",

@@ -23,6 +23,7 @@ from app.domain.kibana.saved_objects import Object, Setting, fixed_id, ndjson
 OLDEST = (8, 9)
 """What an import of our objects needs."""
 MISTAKES_MAX = 5
+_ACTION = {"group", "id", "params", "uuid", "frequency", "alerts_filter", "use_alert_data_for_template"}
 _KINDS = {"index-pattern": "data view", "dashboard": "dashboard", "search": "search"}
 
 
@@ -112,7 +113,8 @@ class KibanaInstaller:
         self._require(found, "look for our alert rules")
         changes = _rule_differences(wanted, found.document)
         if changes:
-            await self._write("PUT", path, wanted, rule, Done.CHANGED, named(changes))
+            kept = _actions(found.document)
+            await self._write("PUT", path, {**wanted, "actions": kept}, rule, Done.CHANGED, named(changes))
         else:
             self._steps.append(Step(what="alert rule", name=rule.title, done=Done.UNCHANGED))
 
@@ -145,6 +147,13 @@ def _rule_differences(wanted: Object, present: Mapping[str, Json]) -> tuple[str,
     """Compare what we say of a rule; its actions are the operator's own once it is there."""
     mine = {name: value for name, value in wanted.items() if name != "actions"}
     return differences(mine, {name: present.get(name) for name in mine})
+
+
+def _actions(present: Mapping[str, Json]) -> list[Json]:
+    """Return the rule's actions as an update takes them: what the server adds to them it refuses."""
+    actions = present.get("actions")
+    found = [action for action in actions if isinstance(action, dict)] if isinstance(actions, list) else []
+    return [{name: value for name, value in action.items() if name in _ACTION} for action in found]
 
 
 def _import_errors(answer: AdminAnswer) -> str:

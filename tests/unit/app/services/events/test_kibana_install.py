@@ -46,14 +46,17 @@ async def test_again_changes_no_rule_and_what_somebody_disabled_stays_so() -> No
 
 
 async def test_a_rule_of_an_older_tutti_is_changed_and_the_change_is_named() -> None:
-    """Thresholds are put back to ours."""
+    """Thresholds are put back to ours, actions are the operator's."""
     kibana = FakeKibana()
     await install(kibana)
+    kibana.connectors["mine"] = {}
     kibana.rules[rule_id(RULES[0], SETTING)]["params"]["criteria"][0]["threshold"] = [0.9]
+    kibana.rules[rule_id(RULES[0], SETTING)]["actions"] = [{"group": "g", "id": "mine", "connector_type_id": ".email"}]
     changed = [step for step in (await install(kibana)).steps if step.done is Done.CHANGED]
 
     assert [(step.name, step.detail) for step in changed] == [(RULES[0].title, "params.criteria.0.threshold")]
     assert kibana.rules[rule_id(RULES[0], SETTING)]["params"]["criteria"][0]["threshold"] == [RULES[0].threshold]
+    assert [action["id"] for action in kibana.rules[rule_id(RULES[0], SETTING)]["actions"]] == ["mine"]
 
 
 async def test_a_dry_run_says_the_same_and_changes_nothing() -> None:
