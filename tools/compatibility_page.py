@@ -57,6 +57,27 @@ _PARTS = (
         "Ray's endpoint, read with Prometheus' official Python parser; queries checked against the metrics there are; "
         "Prometheus and Grafana themselves not here: docs/observability.md brings them up",
     ),
+    (
+        "Elasticsearch 9.2.0: templates, mappings, alias, bulk requests, retention by date",
+        "-",
+        "-",
+        "yes, in every run of `make test` (the vendor's own server, with fewer modules)",
+    ),
+    (
+        "Elasticsearch: lifecycle management, roles, API keys",
+        "shapes of the reference, in a fake",
+        "-",
+        "not here: that distribution has neither. `tutti elastic install --dry-run` on a full one says what it would "
+        "do",
+    ),
+    (
+        "Kibana 8.9 and later: dashboards, searches, alert rules",
+        "shapes of the reference and of Kibana's sources, in a fake",
+        "-",
+        "Kibana itself not here; every panel and rule is asked of the real Elasticsearch as its query, and its numbers "
+        "equal those computed from the events' values. Equations of rules, which Elasticsearch works out by a script, "
+        "are worked out by the test. To repeat it: deploy/compose.elastic.yaml, `tutti kibana install`",
+    ),
 )
 
 _LANGUAGES = """

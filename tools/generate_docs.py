@@ -39,6 +39,7 @@ from tools.compatibility_page import compatibility_page
 from tools.events_page import events_page
 from tools.fault_matrix_page import fault_matrix_page
 from tools.grafana_dashboards import DASHBOARDS, dashboard_file
+from tools.kibana_page import kibana_page
 from tools.prometheus_rules import rules_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,6 +77,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "docs/compatibility.md": compatibility_page,
     "docs/events.md": lambda: events_page(GENERATED),
     "docs/fault-matrix.md": fault_matrix_page,
+    "docs/kibana.md": kibana_page,
     "deploy/prometheus/tutti-alerts.yml": rules_file,
     **{f"deploy/grafana/dashboards/{board.uid}.json": partial(dashboard_file, board) for board in DASHBOARDS},
     **{f"deploy/kibana/{name}.ndjson": partial(kibana.file_of, name) for name in kibana.FILES},
