@@ -107,11 +107,12 @@ def lifecycle_policy(prefix: str, keep_days: int | None) -> Piece:
     )
 
 
-def writer_role(prefix: str, *, may_forget: bool) -> Piece:
+def writer_role(prefix: str, *, lifecycle: bool, may_forget: bool) -> Piece:
     """Return the role of whoever ships events: it creates documents and their indices; it reads and deletes nothing.
 
     Args:
         prefix: Of the indices.
+        lifecycle: Whether the server manages the lives of indices; the shipper asks for that before it deletes days.
         may_forget: Whether it may also find and delete documents, for ``tutti events forget``.
     """
     name = f"{prefix}-writer"
@@ -119,7 +120,7 @@ def writer_role(prefix: str, *, may_forget: bool) -> Piece:
         what="role",
         name=name,
         path=f"/_security/role/{name}",
-        body={**_rights(prefix, may_forget=may_forget), "metadata": _meta()},
+        body={**_rights(prefix, lifecycle=lifecycle, may_forget=may_forget), "metadata": _meta()},
         found_at=(name,),
         version_at=("metadata", "version"),
     )
@@ -139,10 +140,11 @@ def reader_role(prefix: str) -> Piece:
     )
 
 
-def api_key_request(prefix: str, *, may_forget: bool) -> Object:
+def api_key_request(prefix: str, *, lifecycle: bool, may_forget: bool) -> Object:
     """Return what asks for a key with the writer's rights and no others, whoever asks."""
     name = f"{prefix}-writer"
-    return {"name": name, "role_descriptors": {name: _rights(prefix, may_forget=may_forget)}, "metadata": _meta()}
+    rights = _rights(prefix, lifecycle=lifecycle, may_forget=may_forget)
+    return {"name": name, "role_descriptors": {name: rights}, "metadata": _meta()}
 
 
 def mapped() -> Object:
@@ -162,11 +164,13 @@ def _component(prefix: str, part: str, template: Object) -> Piece:
     )
 
 
-def _rights(prefix: str, *, may_forget: bool) -> Object:
+def _rights(prefix: str, *, lifecycle: bool, may_forget: bool) -> Object:
+    cluster: list[Json] = ["monitor", "read_ilm"] if lifecycle else ["monitor"]
     privileges: list[Json] = ["auto_configure", "create_doc", "view_index_metadata"]
     if may_forget:
-        privileges += ["read", "delete"]
-    return {"cluster": ["monitor"], "indices": [{"names": _names(prefix), "privileges": privileges}]}
+        # To refresh is maintenance: what was stored a moment ago must be found.
+        privileges += ["read", "delete", "maintenance"]
+    return {"cluster": cluster, "indices": [{"names": _names(prefix), "privileges": privileges}]}
 
 
 def _names(prefix: str) -> list[Json]:

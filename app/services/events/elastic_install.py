@@ -88,7 +88,7 @@ class ElasticInstaller:
         for piece in templates(prefix, lifecycle=features.lifecycle):
             await self._put(piece)
         await self._mend_indices()
-        key = await self._secure() if features.security else None
+        key = await self._secure(lifecycle=features.lifecycle) if features.security else None
         if not features.security:
             self._skip("role", f"{prefix}-writer", "the server runs without security: anybody may write and read")
         return Installed(steps=tuple(self._steps), warnings=tuple(self._warnings), api_key=key)
@@ -171,12 +171,12 @@ class ElasticInstaller:
                 return
         self._steps.append(step)
 
-    async def _secure(self) -> str | None:
+    async def _secure(self, *, lifecycle: bool) -> str | None:
         """Make the roles, and a key for the shipper where there is none; return the new key."""
         prefix, forget = self._wish.prefix, self._wish.may_forget
-        await self._put(writer_role(prefix, may_forget=forget))
+        await self._put(writer_role(prefix, lifecycle=lifecycle, may_forget=forget))
         await self._put(reader_role(prefix))
-        request = api_key_request(prefix, may_forget=forget)
+        request = api_key_request(prefix, lifecycle=lifecycle, may_forget=forget)
         name = str(request["name"])
         found = await self._get(f"/_security/api_key?name={name}&active_only=true")
         if not found.fine:

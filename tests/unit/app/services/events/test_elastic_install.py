@@ -121,7 +121,8 @@ async def test_the_shippers_rights_are_the_least_unless_deleting_is_asked_for() 
     more = server.kept[f"/_security/role/{PREFIX}-writer"]["indices"][0]["privileges"]
 
     assert least == key == ["auto_configure", "create_doc", "view_index_metadata"]
-    assert more == [*least, "read", "delete"]
+    assert more == [*least, "read", "delete", "maintenance"]
+    assert server.kept[f"/_security/role/{PREFIX}-writer"]["cluster"] == ["monitor", "read_ilm"]
     assert "--new-key" in widened.warnings[0]
     assert (await install(server, may_forget=True, new_key=True)).api_key == "ENCODED=="
 
@@ -138,6 +139,13 @@ async def test_indices_from_before_get_fields_and_alias_and_guessed_ones_are_nam
     assert PREFIX in server.indices[old]["aliases"]
     assert "aliases" not in server.indices[guessed]
     assert [guessed in warning for warning in installed.warnings] == [True]
+
+
+async def test_no_right_is_named_that_the_server_does_not_know() -> None:
+    """Without lifecycle management there is no right to read it, and a role that names one is refused."""
+    server = FakeElastic(lifecycle=False)
+    await install(server)
+    assert server.kept[f"/_security/role/{PREFIX}-writer"]["cluster"] == ["monitor"]
 
 
 @pytest.mark.parametrize(
