@@ -138,6 +138,44 @@ def test_concurrency_of_a_key_is_kept(url: str, provider: Simulator) -> None:
     assert provider.stats()["total"]["in_flight_max"] == 1
 
 
+# What is told of a call.
+
+
+def test_call_is_told_by_its_names_and_not_by_its_words(url: str, server: Server) -> None:
+    """The client's call, the provider's call and the bill under one trace; no prompt, no answer, no key anywhere."""
+    secret, prompt = "sk-canary-4711-secret", "canary prompt: please greet the purple submarine"
+    body = {"model": MODEL, "messages": [{"role": "user", "content": prompt}]}
+    answer = ask(f"{url}/v1/chat/completions", body, **{"x-request-id": "told-1", "x-tutti-user": "u-canary"})
+    streamed = ask(f"{url}/v1/chat/completions", {**body, "stream": True}, **{"x-request-id": "told-2"})
+    ask(f"{url}/v1/chat/completions", body, secret, **{"x-request-id": "told-3"})
+    found: list[dict[str, Any]] = []
+    until_s = time.monotonic() + 20
+    while len(found) < 6 and time.monotonic() < until_s:
+        time.sleep(0.5)
+        wanted = (word for number in (1, 2, 3) for word in ("--where", f"request_id=told-{number}"))
+        found = [json.loads(line) for line in server.tutti("events", "--json", *wanted).stdout.splitlines()]
+    told = {(each["tutti.request.id"], each["event.action"]): each for each in found}
+    call, bill = told["told-1", "request.finished"], told["told-1", "call.finished"]
+
+    assert set(told) == {
+        *(("told-1", action) for action in ("request.finished", "call.finished")),
+        *(("told-2", action) for action in ("request.finished", "call.finished")),
+        *(("told-3", action) for action in ("request.finished", "access.refused")),
+    }
+    assert call["trace.id"] == bill["trace.id"] == answer.headers["x-trace-id"]
+    assert call["user.id"] == bill["user.id"] == "u-canary"
+    assert bill["gen_ai.usage.input_tokens"] == answer.json()["usage"]["prompt_tokens"]
+    assert bill["tutti.cost.nano_usd"] == round(float(answer.headers["x-tutti-cost"]) * 1e9)
+    assert told["told-2", "call.finished"]["trace.id"] == streamed.headers["x-trace-id"]
+    assert told["told-3", "request.finished"]["http.response.status_code"] == 401
+    words = (secret, KEY, "purple submarine", answer.json()["choices"][0]["message"]["content"])
+    kept = b"".join(path.read_bytes() for path in server.data_dir.glob("events.sqlite*"))
+    assert b"told-3" in kept
+    for each in words:
+        assert each not in json.dumps(found)
+        assert each.encode() not in kept
+
+
 # What an answer says beside its body.
 
 
