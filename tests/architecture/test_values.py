@@ -17,7 +17,7 @@ from tests.architecture.any_value import values_of
 
 MODULES = (
     *("chat", "accounts", "plan", "run", "calls", "views", "limits", "load", "leases", "gateway", "callers"),
-    *("events.spooled", "events.record", "events.spec", "events.batches"),
+    *("events.spooled", "events.record", "events.spec", "events.batches", "events.delivery"),
     *(
         "trace_context",
         "books.budgets",
