@@ -34,7 +34,8 @@ _RECORDER = Recorder(Origin(node=f"store-{os.getpid()}", pid=os.getpid()), Event
 _PUT = Prepared(insert(outbox).inline(), ("id", "time_ns", "type", "user_id", "size", "state", "body"))
 _SEQS: BindParameter[list[int]] = bindparam("seqs", expanding=True)
 _IDS: BindParameter[list[str]] = bindparam("ids", expanding=True)
-_WAITING = outbox.c.state == int(State.WAITING)
+_WAITS = int(State.WAITING)
+_WAITING = outbox.c.state == _WAITS
 _DEAD = outbox.c.state == int(State.DEAD)
 _PENDING = (
     select(outbox.c.seq, outbox.c.id, outbox.c.time_ns, outbox.c.body)
@@ -56,17 +57,17 @@ def tell(connection: Connection, told: Iterable[Told]) -> None:
     """Write events of what this transaction writes."""
     rows = []
     for event_type, time_ns, values in told:
-        record = _RECORDER.record(event_type, time_ns, values)
+        event_id, body = _RECORDER.make(event_type, time_ns, values)
         user = values.get("user")
         rows.append(
             (
-                record.event_id,
+                event_id,
                 time_ns,
                 event_type,
                 user if isinstance(user, str) else None,
-                len(record.body) + ROW_BYTES,
-                int(State.WAITING),
-                record.body,
+                len(body) + ROW_BYTES,
+                _WAITS,
+                body,
             )
         )
     _PUT.run(connection, rows)
