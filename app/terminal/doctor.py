@@ -60,7 +60,7 @@ def _of_machine(orchestra: Orchestra, server: str | None) -> Iterable[Finding]:
     yield from probes.look_at_configuration(orchestra)
     yield from probes.look_at_directory(directory)
     yield from probes.look_at_store(Place(directory, orchestra.store_url))
-    yield from probes.look_at_events(directory)
+    yield from probes.look_at_events(directory, ships=orchestra.events.ships)
     yield from probes.look_at_receivers(orchestra)
     yield probes.look_at_port(directory, server)
     metrics = find_metrics(directory)

@@ -143,8 +143,8 @@ def look_at_port(data_dir: Path, url: str | None) -> Finding:
     return note("server", "none runs on this data directory", "start one with `tutti serve`")
 
 
-def look_at_events(directory: Path) -> Iterator[Finding]:
-    """Look how many events wait to be shipped, and since when."""
+def look_at_events(directory: Path, *, ships: bool) -> Iterator[Finding]:
+    """Look how many events wait to be shipped, and since when; where nobody takes them, they are only kept."""
     file = directory / SPOOL
     if not file.exists():
         return
@@ -159,15 +159,23 @@ def look_at_events(directory: Path) -> Iterator[Finding]:
     age_s = 0.0 if oldest is None else max(0.0, time.time() - oldest / 1e9)
     if dead:
         yield note("events", f"{dead} event(s) were refused for good", "`tutti events dead list` shows them and why")
-    yield ok("events", f"{waiting} wait, the oldest for {age_s:.0f} s")
+    if not ships:
+        yield ok("events", f"{waiting} are kept here; nobody is configured who takes them")
+    elif age_s > BACKLOG_S_MAX:
+        remedy = "see whether their receiver runs and takes our key; they are kept while there is room"
+        yield note("events", f"{waiting} wait to be shipped, the oldest for {age_s:.0f} s", remedy)
+    else:
+        yield ok("events", f"{waiting} wait to be shipped, the oldest for {age_s:.0f} s")
 
 
 def look_at_receivers(orchestra: Orchestra) -> Iterator[Finding]:
     """Look whether those who get spans and events can be reached."""
-    endpoints = [("traces", orchestra.telemetry.traces.otlp_endpoint)]
-    elasticsearch = getattr(orchestra.events, "elasticsearch", None)
-    if elasticsearch is not None:
-        endpoints.append(("elasticsearch", getattr(elasticsearch, "url", None)))
+    events = orchestra.events
+    endpoints = (
+        ("traces", orchestra.telemetry.traces.otlp_endpoint),
+        ("elasticsearch", events.elasticsearch.url if events.elasticsearch else None),
+        ("logs", events.otlp.url if events.otlp else None),
+    )
     for part, address in endpoints:
         if address:
             yield _reach(part, address)

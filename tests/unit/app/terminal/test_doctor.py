@@ -75,7 +75,7 @@ def test_store_that_is_no_database_is_wrong(tmp_path: Path) -> None:
 
 def test_events_that_wait_are_counted_and_refused_ones_are_noted(tmp_path: Path) -> None:
     """A dead letter waits for a person."""
-    assert levels(probes.look_at_events(tmp_path)) == []
+    assert levels(probes.look_at_events(tmp_path, ships=True)) == []
     with sqlite3.connect(tmp_path / probes.SPOOL) as spool:
         for statement in SCHEMA:
             spool.execute(statement)
@@ -85,12 +85,14 @@ def test_events_that_wait_are_counted_and_refused_ones_are_noted(tmp_path: Path)
         spool.execute(row, ("2", State.DEAD))
         spool.executemany("INSERT INTO total VALUES ('x', ?, 1, 1)", [(State.WAITING,), (State.DEAD,)])
     spool.close()
-    findings = list(probes.look_at_events(tmp_path))
+    findings = list(probes.look_at_events(tmp_path, ships=True))
+    kept = list(probes.look_at_events(tmp_path, ships=False))
 
-    assert levels(findings) == [("events", "note"), ("events", "ok")]
+    assert levels(findings) == [("events", "note"), ("events", "note")]
     assert "1 wait" in findings[1].says
+    assert levels(kept) == [("events", "note"), ("events", "ok")]
     (tmp_path / probes.SPOOL).write_bytes(b"no spool" * 1_000)
-    assert levels(probes.look_at_events(tmp_path)) == [("events", "wrong")]
+    assert levels(probes.look_at_events(tmp_path, ships=True)) == [("events", "wrong")]
 
 
 @pytest.mark.parametrize(
@@ -130,6 +132,8 @@ def test_receivers_that_cannot_be_reached_are_wrong(tmp_path: Path) -> None:
 
     assert levels(probes.look_at_receivers(configured(tmp_path))) == []
     assert levels(probes.look_at_receivers(configured(tmp_path, telemetry=telemetry))) == [("traces", "wrong")]
+    events = {"elasticsearch": {"url": "http://127.0.0.1:1"}}
+    assert levels(probes.look_at_receivers(configured(tmp_path, events=events))) == [("elasticsearch", "wrong")]
 
 
 def test_everything_wrong_has_a_remedy(tmp_path: Path) -> None:
