@@ -1,7 +1,7 @@
 """When one account could start a call and be done with it, as far as its last row says.
 
 Without reserving anything: cheap enough to be asked for every candidate of a request. The start is that which
-``placement`` foresees; so is the end where no speed was measured (a test holds them together).
+``placement`` foresees (a test holds them together), and so is the end: both ask ``prospect``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from app.domain.load import LoadRow
-from app.domain.placement import ERROR_RATE_MAX, NEVER_S, SCALE_MAX, SCALE_MIN, SHORTEST_S
+from app.domain.placement import ERROR_RATE_MAX, NEVER_S
+from app.domain.prospect import SHORTEST_S, Prospect
+
+__all__ = ["Prospect", "expected_finish_s", "expected_start_s", "prospects"]
 
 
 def expected_start_s(
@@ -49,52 +52,6 @@ def expected_start_s(
     return start_s
 
 
-UNTRIED_SHARE = 0.9
-"""An untried account is hoped to be a little quicker than the quickest known one: else nobody would ever know."""
-
-
-class Prospect:
-    """How long one call would take at each account of a model, which it is compared by.
-
-    What the call will generate is foreseen from the calls of all of them, so that an account is not taken for slow
-    because it happened to get the long ones. Only its time to the first token and its speed are its own.
-
-    Args:
-        rows: The model's accounts.
-        output_tokens_max: What the call may generate; None takes what the calls were allowed of late.
-        quickest_s: How quick an untried account is hoped to be where none of the model was tried.
-    """
-
-    def __init__(
-        self, rows: Collection[LoadRow], output_tokens_max: int | None, *, quickest_s: float | None = None
-    ) -> None:
-        self._allowed = output_tokens_max
-        timed = [row for row in rows if row.tokens_per_s is not None]
-        self._output: float | None = None
-        if timed:
-            typical = sum(row.output_tokens for row in timed) / len(timed)
-            usual = sum(row.call_output_tokens for row in timed) / len(timed)
-            self._output = typical * _scale(output_tokens_max, usual)
-            if output_tokens_max is not None:
-                self._output = min(self._output, output_tokens_max)
-        known = [self._known_s(row) for row in rows if row.measured]
-        self.quickest_s: float | None = min(known, default=None)
-        """Of those measured, the quickest; None where none is."""
-        self._hope_s = quickest_s if self.quickest_s is None else self.quickest_s
-
-    def answer_s(self, row: LoadRow) -> float:
-        """Return how long the account would take from the start to the end of the call."""
-        if row.measured or self._hope_s is None:
-            return self._known_s(row)
-        # One that tries is enough to know: the more are at it, the less is to be hoped for.
-        return max(SHORTEST_S, UNTRIED_SHARE * self._hope_s * (1 + row.in_flight))
-
-    def _known_s(self, row: LoadRow) -> float:
-        if row.tokens_per_s is None or self._output is None:
-            return max(SHORTEST_S, row.call_s) * _scale(self._allowed, row.call_output_tokens)
-        return max(SHORTEST_S, (row.ttft_s or 0.0) + self._output / row.tokens_per_s)
-
-
 def expected_finish_s(
     row: LoadRow,
     input_tokens: int,
@@ -123,10 +80,3 @@ def prospects(rows_by_model: Mapping[str, Collection[LoadRow]], output_tokens_ma
         if each.quickest_s is None:
             found[model] = Prospect(rows_by_model[model], output_tokens_max, quickest_s=quickest_s)
     return found
-
-
-def _scale(output_tokens_max: int | None, usual: float) -> float:
-    """Return how much longer than usual an answer is expected to be, by what it may generate."""
-    if output_tokens_max is None:
-        return 1.0
-    return min(max(output_tokens_max / max(1.0, usual), SCALE_MIN), SCALE_MAX)

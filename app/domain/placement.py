@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from app.domain.load import BucketKind, LoadRow
+from app.domain.prospect import SHORTEST_S, Prospect, Usual
 from app.domain.worth import Group, Limit, LimitKey, Shop, Worths
 
 RESERVED_CALLS_MAX = 512
@@ -25,9 +26,6 @@ PATIENCE_S = 5.0
 """Fall back to the next model of a call only where the earlier ones cannot start within this."""
 NEVER_S = 1e9
 ERROR_RATE_MAX = 0.9
-SHORTEST_S = 0.05
-SCALE_MIN, SCALE_MAX = 0.5, 2.0
-"""How far the allowed output may scale the expected duration: answers seldom fill what they are allowed."""
 PRICE = 10.0
 """What an empty limit costs: this times the time that it needs to regain the call's charge. A full one costs nothing.
 The makespan of the pool benchmark hardly changes from 5 to 30."""
@@ -102,15 +100,17 @@ class Board:
         self.late = 0
         """Calls in a row, up to the latest one, that cannot start within the horizon."""
         self._by_model: dict[str, list[_Virtual]] = {}
-        typical_s = _typical_s(rows)
+        self._rows: dict[str, list[LoadRow]] = {}
         pools: dict[tuple[str, str], _Pool] = {}
         for row in rows:
             pool = pools.get((row.scope, row.model))
             if pool is None:
                 pool = pools[row.scope, row.model] = _Pool.of(row, now_s)
-            virtual = _Virtual.of(row, pool, now_s, typical_s.get(row.model, row.call_s))
+            virtual = _Virtual.of(row, pool, now_s)
             pool.opens_s = min(pool.opens_s, virtual.closed_s)
             self._by_model.setdefault(row.model, []).append(virtual)
+            self._rows.setdefault(row.model, []).append(row)
+        self._usual = {model: Usual.of(own) for model, own in self._rows.items()}
         self._pools = tuple(pools.values())
         self._open = [pool for pool in self._pools if pool.opens_within(horizon_s)]
 
@@ -164,6 +164,7 @@ class Board:
         best: tuple[float, float, int, str] | None = None
         chosen: _Virtual | None = None
         for model in call.models:
+            prospect = self._prospect(call, model)
             for candidate in self._by_model.get(model, ()):
                 if not candidate.may_take(call):
                     continue
@@ -171,7 +172,7 @@ class Board:
                 start_s = max(start_s, candidate.closed_s)
                 if start_s >= NEVER_S:
                     continue
-                key_s = start_s + candidate.duration_s(call) + cost_s
+                key_s = start_s + candidate.duration_s(prospect) + cost_s
                 # Somewhere else first, where this very work failed before.
                 if candidate.pair[0] in call.avoid_accounts:
                     key_s += NEVER_S / 2
@@ -184,7 +185,7 @@ class Board:
             self.late += 1
             return Wait(start_in_s=NEVER_S, reason=_why_nobody(call, self._by_model))
         start_s = best[1]
-        finish_s = start_s + chosen.duration_s(call)
+        finish_s = start_s + chosen.duration_s(self._prospect(call, chosen.pair[1]))
         self._reserve(chosen.pool, charge, finish_s)
         self.late = self.late + 1 if start_s > self._horizon_s else 0
         return Choice(account=chosen.pair[0], model=chosen.pair[1], start_in_s=start_s, finish_in_s=finish_s)
@@ -195,7 +196,10 @@ class Board:
             if candidate.pair[0] == account:
                 charge = (1.0, float(call.input_tokens), float(call.output_tokens_max))
                 start_s, _cost_s = candidate.pool.look(*charge)
-                self._reserve(candidate.pool, charge, start_s + candidate.duration_s(call))
+                self._reserve(candidate.pool, charge, start_s + candidate.duration_s(self._prospect(call, model)))
+
+    def _prospect(self, call: ReadyCall, model: str) -> Prospect:
+        return Prospect(self._rows.get(model, ()), call.output_tokens_max, usual=self._usual.get(model))
 
     def _reserve(self, pool: _Pool, charge: tuple[float, float, float], finish_s: float) -> None:
         pool.reserve(*charge, finish_s)
@@ -320,13 +324,12 @@ class _Virtual:
     context_tokens: int
     closed_s: float
     """Seconds until it serves again."""
-    call_s: float
-    """Of a typical call, failures included."""
+    served_share: float
+    """Of the calls, those that do not fail."""
 
     @classmethod
-    def of(cls, row: LoadRow, pool: _Pool, now_s: float, typical_s: float) -> _Virtual:
+    def of(cls, row: LoadRow, pool: _Pool, now_s: float) -> _Virtual:
         age_s = max(0.0, now_s - row.observed_at_s)
-        call_s = max(SHORTEST_S, row.call_s if row.measured else typical_s)
         return cls(
             row=row,
             pool=pool,
@@ -334,25 +337,16 @@ class _Virtual:
             dead=row.state == "dead",
             context_tokens=row.context_tokens,
             closed_s=NEVER_S if row.state == "dead" else max(0.0, row.cooldown_s - age_s, row.closed_s - age_s),
-            call_s=call_s / (1.0 - min(row.error_rate, ERROR_RATE_MAX)),
+            served_share=1.0 - min(row.error_rate, ERROR_RATE_MAX),
         )
 
     def may_take(self, call: ReadyCall) -> bool:
         allowed = not call.only or self.pair in call.only
         return allowed and not self.dead and call.input_tokens <= self.context_tokens
 
-    def duration_s(self, call: ReadyCall) -> float:
-        share = call.output_tokens_max / max(1.0, self.row.call_output_tokens)
-        return self.call_s * min(max(share, SCALE_MIN), SCALE_MAX)
-
-
-def _typical_s(rows: Sequence[LoadRow]) -> dict[str, float]:
-    """Return the shortest measured call per model: what to hope of an account that nobody has tried yet."""
-    shortest: dict[str, float] = {}
-    for row in rows:
-        if row.measured:
-            shortest[row.model] = min(row.call_s, shortest.get(row.model, row.call_s))
-    return shortest
+    def duration_s(self, prospect: Prospect) -> float:
+        """Return how long the call would take, failures included."""
+        return prospect.answer_s(self.row) / self.served_share
 
 
 def _why_nobody(call: ReadyCall, by_model: dict[str, list[_Virtual]]) -> str:

@@ -18,10 +18,11 @@ from app.domain.calls import Admission
 from app.domain.errors import CapacityError, GatewayError, RequestError, UpstreamError, UpstreamKind
 from app.domain.gateway import ServiceClass
 from app.domain.leases import Exchanged, PermitReport, PermitWish
-from app.domain.load import why_late
+from app.domain.load import LoadRow, why_late
 from app.domain.permit_office import OTHERS_TURN
 from app.domain.placement import NEVER_S, Board, Choice, Wait, place
 from app.domain.ports import Clock, PermitHosts
+from app.domain.prospect import Prospect
 from app.services.gateway.host_mail import REPORT_DELAY_S, HostMail, Letter
 from app.services.gateway.spares import EDGE_S, RECHECK_S, REFUSED_PAUSE_S, Slot, Slots
 from app.services.gateway.wants import Bounds, Permit, Waiting, WaitingCalls, Want
@@ -124,7 +125,7 @@ class PermitDesk:
         self._held[permit.host] -= 1
         if not self._held[permit.host]:
             del self._held[permit.host]
-        if report.ending == "answered":
+        if report.ending == "answered" and not self._is_timed(slot):
             slot.note_call(report.duration_s)
         if report.error is not None:
             self._close(slot, report.error)
@@ -467,4 +468,21 @@ class PermitDesk:
                 continue
             slot.tick(seconds)
             self._return_spares(slot, now_ns)
+        self._compare_speeds()
         self._mail.beat(set(self._held), now_ns)
+
+    def _is_timed(self, slot: Slot) -> bool:
+        """Tell whether the account's speed is known: then how long its calls took by chance does not matter."""
+        row = self._roster.row(slot.account, slot.model)
+        return slot.measured and row is not None and row.tokens_per_s is not None
+
+    def _compare_speeds(self) -> None:
+        """Let spare permits be drawn by what placement goes by: how long the same call takes at each account."""
+        by_model: dict[str, list[LoadRow]] = {}
+        for each in self._roster.load():
+            by_model.setdefault(each.model, []).append(each)
+        prospects = {model: Prospect(own, None) for model, own in by_model.items()}
+        for slot in self._slots:
+            row = self._roster.row(slot.account, slot.model)
+            if row is not None and self._is_timed(slot):
+                slot.call_s = prospects[slot.model].answer_s(row)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from app.domain.load import BucketLevel, LoadRow
+from app.domain.outlook import expected_finish_s
 from app.domain.placement import LATE_CALLS_TOLD, NEVER_S, RESERVED_CALLS_MAX, Board, Choice, ReadyCall, Wait, place
+from app.domain.prospect import Prospect
 
 
 def a_row(account: str = "a", **changes: object) -> LoadRow:
@@ -176,3 +180,17 @@ def test_looking_ends_when_nobody_could_start_anything() -> None:
     assert board.is_shut(a_call())
     assert board.serves(a_call())
     assert not board.serves(a_call(input_tokens=5_000))
+
+
+def test_account_that_had_the_long_answers_is_not_taken_for_slow() -> None:
+    """Speed decides, not how long whole calls took: the quicker one had ten times the output."""
+    slow = a_row("slow", call_s=1.5, ttft_s=0.5, tokens_per_s=50.0, output_tokens=50.0)
+    quick = a_row("quick", call_s=5.5, ttft_s=0.5, tokens_per_s=100.0, output_tokens=500.0)
+
+    (choice,) = place([a_call()], [slow, quick], 0.0)
+
+    assert isinstance(choice, Choice)
+    assert choice.account == "quick"
+    assert choice.finish_in_s == pytest.approx(
+        expected_finish_s(quick, 100, 100, prospect=Prospect([slow, quick], 100))
+    )

@@ -191,3 +191,22 @@ def test_desks_leave_nothing_behind_whatever_happens(steps: list[tuple[str, floa
             assert set(world.hosts.in_flight().values()) <= {0}
 
     play(story)
+
+
+def test_desk_draws_equally_from_accounts_of_one_speed_when_one_of_them_had_the_long_answers() -> None:
+    """Both generate 100 tokens a second; a whole call took ten times as long at the one that got the longer ones."""
+
+    async def story(clock: VirtualClock) -> None:
+        accounts = [an_account(name, limits=ROOMY) for name in ("long", "short")]
+        async with a_world(clock, *accounts) as world:
+            for _ in range(10):
+                await world.call(want("long", output=1_000), duration_s=5.0, used=500)
+                await world.call(want("short", output=1_000), duration_s=0.5, used=50)
+            drawn = Counter[str]()
+            for _ in range(60):
+                served = [world.call(want("long", "short", output=1_000), duration_s=0.1, used=10) for _ in range(4)]
+                drawn.update(permit.account for permit in await asyncio.gather(*served))
+
+            assert drawn["long"] >= 0.4 * drawn.total()
+
+    play(story)
