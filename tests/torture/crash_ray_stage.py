@@ -40,11 +40,13 @@ CHIEF = "chief"
 KEYS_MAX = 120
 STARTS = 3
 """On a busy machine Ray gives up waiting for its own parts."""
-READY_S = 120.0
+READY_S = 300.0
 END_S = 60.0
 LOG_CHARS = 2_000
 WITHIN_S = 120.0
-LOOK_S = 0.1
+LOOK_S, START_LOOK_S = 0.1, 0.5
+HTTP = httpx.Client(verify=False, timeout=5)
+"""Loading certificates takes longer than a look."""
 _FIGURES = """
 SELECT ledger, SUM(debits_posted - credits_posted), SUM(debits_pending), SUM(debits_unknown)
 FROM ledger_account WHERE owner_kind = 'key' AND owner_name = ? AND window_kind = 'total' GROUP BY ledger
@@ -245,7 +247,7 @@ def _served(folder: Path, config: Path) -> tuple[subprocess.Popen[str], str]:
         while process.poll() is None and time.monotonic() < until_s:
             if _status(f"{url}/readyz") == httpx.codes.OK:
                 return process, url
-            time.sleep(LOOK_S)
+            time.sleep(START_LOOK_S)
         _end(process)
         if not left:
             said = (folder / "log").read_text(encoding="utf-8", errors="replace")
@@ -290,6 +292,6 @@ def freeze(pid: int, *, thaw: bool = False) -> None:
 
 def _status(url: str) -> int:
     try:
-        return httpx.get(url, timeout=5).status_code
+        return HTTP.get(url).status_code
     except httpx.HTTPError:
         return 0
