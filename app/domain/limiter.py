@@ -14,7 +14,16 @@ from typing import Literal
 from app.domain.buckets import Hold, TokenBucket
 from app.domain.gauges import FULL_PPM, Gauge, Gauges, level_of
 from app.domain.limiter_state import LimiterState
-from app.domain.limits import MINUTE_NS, RATE_NAMES, Charge, LimitName, LimitSpec, RateName
+from app.domain.limits import (
+    MINUTE_NS,
+    RATE_NAMES,
+    Charge,
+    LimiterLoad,
+    LimitLoad,
+    LimitName,
+    LimitSpec,
+    RateName,
+)
 from app.domain.observed import Mark, Observation, UseLedger
 from app.domain.windows import SlidingWindow
 
@@ -56,29 +65,6 @@ class Refusal:
     binding: Binding
     forever: bool = False
     """The charge exceeds the limit itself and can never be admitted."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitLoad:
-    """One limit now. ``level`` and ``capacity`` are what may start at once, now and at best; negative in debt."""
-
-    name: LimitName
-    limit: int
-    used: int
-    level: int
-    capacity: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimiterLoad:
-    """What a load table needs of one limiter."""
-
-    in_flight: int
-    concurrency: int | None
-    opens_ns: int | None
-    """When the smallest call may start; None where that depends on calls in flight, or never."""
-    cooldown_until_ns: int
-    limits: tuple[LimitLoad, ...]
 
 
 @dataclass(slots=True)

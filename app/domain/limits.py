@@ -90,3 +90,26 @@ class Charge:
                 return self.output_tokens_max
             case _:
                 assert_never(name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitLoad:
+    """One limit now. ``level`` and ``capacity`` are what may start at once, now and at best; negative in debt."""
+
+    name: LimitName
+    limit: int
+    used: int
+    level: int
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimiterLoad:
+    """What a load table needs of one limiter."""
+
+    in_flight: int
+    concurrency: int | None
+    opens_ns: int | None
+    """When the smallest call may start; None where that depends on calls in flight, or never."""
+    cooldown_until_ns: int
+    limits: tuple[LimitLoad, ...]
