@@ -144,8 +144,8 @@ def trouble_of(status: int) -> Trouble:
 class Pace:
     """How much is sent at once, and how long is waited after a failure.
 
-    More by a tenth with every success, half with every refusal, timeout or request that was too large; pauses with
-    full jitter. A size that was too large is not tried again.
+    Twice as much with every success until the first failure, a tenth more after it; half with every refusal, timeout or
+    request that was too large; pauses with full jitter. A size that was too large is not tried again.
 
     Args:
         docs_max: Most events in one request. Positive.
@@ -163,16 +163,18 @@ class Pace:
         self.docs = min(docs_max, 500)
         self.bytes = bytes_max
         self.failures = 0
+        self._unhurt = True
 
     def went_well(self) -> None:
         """Take note that everything of a request was stored."""
         self.failures = 0
-        self.docs = min(self._docs_max, self.docs + self.docs // 10 + 1)
+        self.docs = min(self._docs_max, self.docs + (self.docs if self._unhurt else self.docs // 10 + 1))
         self.bytes = min(self._bytes_max, self.bytes + self.bytes // 10 + 1)
 
     def failed(self, trouble: Trouble | None, *, sent_docs: int, sent_bytes: int) -> None:
         """Take note of a failure; None where the receiver wants single events again."""
         self.failures += 1
+        self._unhurt = False
         if trouble is Trouble.TOO_LARGE:
             self.failures = 0
             self.docs = max(1, sent_docs // 2)

@@ -53,9 +53,21 @@ def test_no_status_of_a_whole_request_gives_an_event_up(status: int, trouble: Tr
     assert trouble_of(status) is trouble
 
 
+def test_pace_doubles_until_the_first_failure() -> None:
+    """A start must not cost a minute of small requests; whoever is overloaded says so once."""
+    pace = Pace(3_000, 1_000_000)
+    sizes = []
+    for _ in range(4):
+        pace.went_well()
+        sizes.append(pace.docs)
+
+    assert sizes == [1_000, 2_000, 3_000, 3_000]
+
+
 def test_pace_grows_by_a_tenth_and_halves() -> None:
     """Additive-like growth, multiplicative decrease, between one and the most that is allowed."""
     pace = Pace(1_000, 1_000_000)
+    pace.failed(Trouble.IN_DOUBT, sent_docs=500, sent_bytes=1)
     sizes = []
     for _ in range(3):
         pace.went_well()
