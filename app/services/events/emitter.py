@@ -44,7 +44,8 @@ class Emitter:
         clock: Stamps events.
         chance: From 0 up to 1; for samples and the ids' random part.
 
-    Not thread-safe: one event loop. Who tells before ``run`` is started is heard once it is.
+    ``emit`` may be called from any thread, the rest from one event loop. Who tells before ``run`` is started is heard
+    once it is.
     """
 
     def __init__(self, keeper: EventKeeper, origin: Origin, clock: Clock, *, chance: Callable[[], float]) -> None:
