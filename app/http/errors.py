@@ -27,6 +27,8 @@ from app.domain.errors import (
     DeadlineError,
     GatewayError,
     InternalError,
+    NoAnswerError,
+    NoAnswerError,
     NotFoundError,
     QuotaError,
     RequestError,
@@ -73,6 +75,12 @@ TABLE: Mapping[type[GatewayError], WireKind] = {
     ),
     CallLostError: WireKind(
         status=502, type="call_lost_error", remedy="Try again; what was lost with the account's actor is not repeated."
+    ),
+    NoAnswerError: WireKind(
+        status=502, type="no_answer_error", remedy="Try again; the provider took the call and has no answer to it."
+    ),
+    NoAnswerError: WireKind(
+        status=502, type="no_answer_error", remedy="Try again; the provider has no answer to the first call any more."
     ),
     InternalError: WireKind(
         status=503, type="unavailable_error", remedy="Try again in a few seconds; /readyz says which part is not ready."
