@@ -28,7 +28,6 @@ from app.domain.errors import (
     GatewayError,
     InternalError,
     NoAnswerError,
-    NoAnswerError,
     NotFoundError,
     QuotaError,
     RequestError,
@@ -78,9 +77,6 @@ TABLE: Mapping[type[GatewayError], WireKind] = {
     ),
     NoAnswerError: WireKind(
         status=502, type="no_answer_error", remedy="Try again; the provider took the call and has no answer to it."
-    ),
-    NoAnswerError: WireKind(
-        status=502, type="no_answer_error", remedy="Try again; the provider has no answer to the first call any more."
     ),
     InternalError: WireKind(
         status=503, type="unavailable_error", remedy="Try again in a few seconds; /readyz says which part is not ready."
