@@ -173,8 +173,7 @@ class Conductor:
         try:
             self.caller.remember(await self._tools.journal.calls_of(self.record.run_id))
             async with asyncio.timeout(self._time_left_s):
-                if await self._recovered() and await self._clarified():
-                    await self._stages_after_questions()
+                await self._all_stages()
         except TimeoutError:
             await self._finish(self._status_of_tasks(), error=self._late().message)
         except asyncio.CancelledError:
@@ -219,13 +218,22 @@ class Conductor:
             next="elsewhere" if again else "gives up",
         )
 
+    async def _all_stages(self) -> None:
+        try:
+            if await self._recovered() and await self._clarified():
+                await self._stages_after_questions()
+        except GatewayError:
+            # A stage whose call was lost cannot go on without a person's word; where none is to be asked it fails.
+            if not self.caller.waits_for_a_person or await self._recovered():
+                raise
+
     async def _stages_after_questions(self) -> None:
         plan = await self._planned()
         if self.record.request.plan_only:
             await self._finish(RunStatus.COMPLETED)
             return
         await self._played(plan)
-        if self.caller.waits_for_a_person and not await self._recovered():
+        if self._missing() and self.caller.waits_for_a_person and not await self._recovered():
             return
         await self._merged(plan)
         await self._evaluated(plan)

@@ -52,8 +52,10 @@ class Desk:
     def journal(self) -> InProcessJournal:
         return InProcessJournal(self.store)
 
-    async def accept(self, *, budget_usd: str | None = None, run_id: str = "run-1", **request: object) -> RunRecord:
-        """Record a run that is planned already."""
+    async def accept(
+        self, *, budget_usd: str | None = None, run_id: str = "run-1", planned: bool = True, **request: object
+    ) -> RunRecord:
+        """Record a run that is planned already, unless told otherwise."""
         now_s = CLOCK.wall_s()
         asked = RunRequest(text="Compare tea and coffee.", budget_usd=budget_usd, buyers=ANN)
         record = RunRecord(
@@ -65,7 +67,8 @@ class Desk:
             epoch=1,
         )
         await self.store.create_run(record)
-        await self.store.record_plan(run_id, PLAN, [], 1)
+        if planned:
+            await self.store.record_plan(run_id, PLAN, [], 1)
         return await self.store.get_run(run_id)
 
     def conductor(self, record: RunRecord, caller: ModelCaller, orchestra: Orchestra = PRICED) -> Conductor:
@@ -268,13 +271,20 @@ async def test_a_route_that_asks_pauses_the_run_until_a_person_decides(desk: Des
 
 
 class ActorLost(Priced):
-    """Loses the second task's account actor with its first call."""
+    """Loses the account's actor with the first call of a stage, or of the second task."""
+
+    def __init__(self, purpose: str = "task", task_id: str | None = "t2") -> None:
+        super().__init__()
+        self._lost = (purpose, task_id)
 
     async def call(self, call: ModelCall) -> CallAnswer:
-        if call.task_id == "t2" and not any(one.task_id == "t2" for one in self.calls):
+        if self._lost == (call.purpose, call.task_id) and self._lost not in self._made():
             self.calls.append(call)
             raise CallLostError("its actor went away", kind=UpstreamKind.CONNECTION, account="a", billed=None)
         return await super().call(call)
+
+    def _made(self) -> set[tuple[str, str | None]]:
+        return {(call.purpose, call.task_id) for call in self.calls}
 
 
 async def test_a_call_lost_with_its_accounts_actor_pauses_the_run_as_well(desk: Desk) -> None:
@@ -296,6 +306,19 @@ async def test_a_call_lost_with_its_accounts_actor_pauses_the_run_as_well(desk: 
     assert sum(call.task_id == "t2" and call.purpose == "task" for call in caller.calls) == 2
     assert sum(call.task_id == "t1" and call.purpose == "task" for call in caller.calls) == 1
     assert await desk.store.verify_books() == []
+
+
+async def test_a_stage_whose_call_was_lost_with_its_actor_asks_too(desk: Desk) -> None:
+    """There is no task to fail: without the question the run would end, or pay twice."""
+    careful = replace(PRICED, coordinator=replace(PRICED.coordinator, on_unknown="hold"))
+    caller = ActorLost("plan", None)
+
+    paused = await desk.conductor(await desk.accept(planned=False), caller, careful).conduct()
+
+    (question,) = paused.questions
+    assert paused.status is RunStatus.NEEDS_ANSWERS
+    assert [call.purpose for call in caller.calls].count("plan") == 1
+    assert question.question.startswith("plan:")
 
 
 async def test_giving_a_call_up_costs_its_task_and_nothing_else(desk: Desk) -> None:
