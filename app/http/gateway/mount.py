@@ -18,6 +18,7 @@ from app.http.gateway.access import KeyNeeded
 from app.http.gateway.cors import Cors
 from app.http.gateway.door import ChatDoor, GatewayFactory, Keys
 from app.http.gateway.routes import answering, count_message_tokens, embed, explain_route, get_model, list_models
+from app.http.gateway.turnstile import Turnstile
 from app.http.tracing import Traced
 
 
@@ -27,6 +28,7 @@ class HotPaths:
     def __init__(self, app: ASGIApp, doors: Mapping[str, ChatDoor]) -> None:
         self._app = app
         self._doors = doors
+        self._turnstile = Turnstile()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -34,6 +36,7 @@ class HotPaths:
         if door is None or scope["method"] == "OPTIONS":
             await self._app(scope, receive, send)
         elif scope["method"] == "POST":
+            await self._turnstile.enter()
             await door(scope, receive, send)
         else:
             await _not_offered(scope["method"], scope["path"])(scope, receive, send)
