@@ -190,14 +190,11 @@ def _caller_key(number: int) -> str:
     return f"bench-key-{number:04}"
 
 
-async def submit(url: str, setting: Setting) -> list[Answer]:
+async def submit(url: str, setting: Setting, made: Sequence[bytes]) -> list[Answer]:
     """Send all requests at once, each on a connection of its own; return all answers."""
     began_s = time.monotonic()
     return await asyncio.gather(
-        *(
-            _ask(url, body, _caller_key(number % setting.callers), began_s)
-            for number, body in enumerate(bodies(setting))
-        )
+        *(_ask(url, body, _caller_key(number % setting.callers), began_s) for number, body in enumerate(made))
     )
 
 
@@ -247,13 +244,14 @@ async def measure(setting: Setting) -> Found:
     change_after_s = CHANGE_AT * TASKS * TYPICAL_TOKENS / tokens_per_s
     with stage.simulator(simulated(setting)) as upstream:
         with served(configuration(setting, upstream.url), replicas=setting.replicas) as (url, pid):
+            made = bodies(setting)
             await asyncio.sleep(1.0)
             watched = [*processes.tree(), *processes.tree(pid)]
             before, busy_s, began_s = processes.cpu_seconds(watched), processes.machine_cpu_seconds(), time.monotonic()
             await _reset(upstream.url)
             changing = setting.dying or setting.lowered
             change = asyncio.create_task(_change(upstream.url, setting, change_after_s)) if changing else None
-            answers = await submit(url, setting)
+            answers = await submit(url, setting, made)
             makespan_s = max(answer.at_s for answer in answers)
             change_s = await change if change is not None else None
             cpu_s = processes.cpu_between(before, processes.cpu_seconds(watched))

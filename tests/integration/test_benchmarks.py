@@ -28,19 +28,20 @@ async def test_pool_is_played_without_refusals_and_not_below_its_bound(ray_clust
     assert found.makespan_s >= found.provider_bound.seconds > 0
 
 
-def play(name: str, *arguments: str) -> dict[str, Any]:
-    """Run a benchmark in its short form, in a process and a cluster of its own; return what it found."""
+def play(name: str, *arguments: str, case: str = "") -> dict[str, Any]:
+    """Run a benchmark in its short form, in a process and a cluster of its own; return what it found for its ``case``."""
     command = [sys.executable, "-m", f"benchmarks.{name}", "--short", *arguments]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
-    found: dict[str, Any] = orjson.loads((RESULTS / f"{name}-short.json").read_bytes())
+    found: dict[str, Any] = orjson.loads((RESULTS / f"{name}{case}-short.json").read_bytes())
     return found
 
 
 @pytest.mark.timeout(420)
-def test_gateway_uses_a_pool_at_ten_times_its_limits_without_a_refusal() -> None:
+@pytest.mark.parametrize("lengths", ["known", "unknown"])
+def test_gateway_uses_a_pool_at_ten_times_its_limits_without_a_refusal(lengths: str) -> None:
     """1 500 requests at once over 8 unequal keys: the provider refuses none for its limits, and nothing fails."""
-    found = play("gateway_pool")
+    found = play("gateway_pool") if lengths == "known" else play("gateway_pool", "--unknown", case="-unknown")
 
     assert found["answered"] == 1_500
     assert found["refused_429"] == 0
