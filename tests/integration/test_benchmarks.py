@@ -29,7 +29,7 @@ async def test_pool_is_played_without_refusals_and_not_below_its_bound(ray_clust
 
 
 def play(name: str, *arguments: str, case: str = "") -> dict[str, Any]:
-    """Run a benchmark in its short form, in a process and a cluster of its own; return what it found for its ``case``."""
+    """Run a benchmark in its short form, in a process and a cluster of its own; return what its ``case`` found."""
     command = [sys.executable, "-m", f"benchmarks.{name}", "--short", *arguments]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
