@@ -93,6 +93,9 @@ class Shipper:
                 ahead.cancel()
         await self._told()
         self._blocked_passes = self._blocked_passes + 1 if self._blocked else 0
+        if not there_was_any:
+            # Where nothing waits nothing is wrong any more, whatever was.
+            self._say("")
         if self._blocked:
             await self._sleep(full_jitter(self._blocked_passes, Pace.BASE_S, Pace.CAP_S, self._chance()))
         return there_was_any

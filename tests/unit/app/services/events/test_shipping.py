@@ -224,6 +224,27 @@ def test_a_source_that_is_away_is_waited_for() -> None:
     assert source.waiting == {}
 
 
+def test_an_empty_source_that_was_away_is_no_trouble_any_more() -> None:
+    """Readiness must not go on saying what is long over."""
+    source = filled(0)
+
+    async def play() -> tuple[str, str]:
+        shipper = Shipper(source, FakeSink(), Pace(10, 1_000_000), chance=lambda: 0.5)
+        task = asyncio.create_task(shipper.run())
+        source.failing = True
+        await asyncio.sleep(100)
+        away = (await shipper.state()).trouble
+        source.failing = False
+        await asyncio.sleep(100)
+        task.cancel()
+        return away, (await shipper.state()).trouble
+
+    away, back = run(play(), VirtualClock())
+
+    assert "cannot be read" in away
+    assert back == ""
+
+
 def test_a_start_reads_no_more_than_a_portion() -> None:
     """A backlog of any size costs a start the same."""
     source, sink = filled(20_000), FakeSink(lambda sink, events: Delivery(trouble=Trouble.BUSY))
