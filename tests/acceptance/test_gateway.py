@@ -128,7 +128,7 @@ def test_key_for_one_model_gets_no_other(url: str, provider: Simulator) -> None:
 
 def test_concurrency_of_a_key_is_kept(url: str, provider: Simulator) -> None:
     """Of calls at once the key's own number passes, the others are told to come back."""
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "write slowly"}], "max_tokens": 20}
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "write slowly"}], "max_tokens": 120}
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: ask(f"{url}/v1/chat/completions", body, KEY_NARROW), range(4)))
     refused = [answer for answer in answers if answer.status_code == 429]
