@@ -26,6 +26,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from actors.alerts import Alerts
+from actors.books_watch import BooksWatch
 from actors.call_writes import CallWrites, said_at
 from actors.outbox_rows import OutboxRows
 from actors.repeat_rows import RepeatRows
@@ -95,10 +96,12 @@ class Store:
         self._books_under_way: asyncio.Task[None] | None = None
         self._recent = RecentUsage(secrets.token_hex(4))
         self._booked = asyncio.Event()
-        self._expiring: asyncio.Task[None] | None = None
+        self._chores: tuple[asyncio.Task[None], ...] = ()
+        """Run while the database is open."""
         self._repeats = RepeatRows(self._write_alone, wall_s)
         self._alerts = Alerts()
         self._outbox = OutboxRows(self._write_alone, self._read, wall_s)
+        self._watch = BooksWatch(self._write_alone, self._read, wall_s)
         self._calls = CallWrites(self._write_alone, self._tell_booked, wall_s)
 
     def __repr__(self) -> str:
@@ -278,8 +281,8 @@ class Store:
         return await self._read(lambda connection: budgets.budgets(as_of_one_moment(connection), now_s))
 
     async def verify_books(self) -> list[Difference]:
-        """Add the books up again and return what differs; reads everything."""
-        return await self._read(lambda connection: books_checks.verify(as_of_one_moment_at_length(connection)))
+        """Add the books up again, return what differs, and tell that it was done; reads everything."""
+        return await self._watch.verify()
 
     async def reconcile_books(self, export: Sequence[ExportRow]) -> list[ReconcileLine]:
         """Return a provider's export beside the books."""
@@ -370,9 +373,9 @@ class Store:
         if self._opening is not None:
             with contextlib.suppress(GatewayError):
                 await self._opening
-        if self._expiring is not None:
-            self._expiring.cancel()
-            self._expiring = None
+        chores, self._chores = self._chores, ()
+        for chore in chores:
+            chore.cancel()
         await self._alerts.aclose()
         if self._opened is not None:
             opened, self._opened = self._opened, None
@@ -391,7 +394,7 @@ class Store:
         # Migrating takes as long as it takes; the event loop goes on answering.
         opened = await asyncio.to_thread(open_store, self._place)
         self._opened = opened
-        self._expiring = asyncio.create_task(self._expire_for_ever())
+        self._chores = (asyncio.create_task(self._expire_for_ever()), asyncio.create_task(self._watch.run()))
         return opened
 
     def _end_opening(self, opening: asyncio.Task[Opened]) -> None:

@@ -20,8 +20,8 @@ Elasticsearch and Kibana are brought up: [observability.md](observability.md).
 - Money is stored in nano-dollars and shown in dollars, by the data view's format of its fields.
 - Costs and tokens are sums of `call.finished`, the books' postings; `ledger.corrected` (a provider's own figures that
   came later) is not in them: `tutti usage` has both.
-- The books' alert hears of `ledger.verified`, which nothing tells by itself yet: run `tutti books verify` from a timer,
-  its exit status is 1 where the books differ.
+- The books' alert hears of `ledger.verified`: the store compares debits with credits by itself, at its start and once a
+  day. `tutti books verify` reads everything, and is told where a server's spool is: run it there from a timer.
 - Alerts write what they say to Kibana's own log; add your channels to the rules.
 """
 

@@ -19,7 +19,8 @@ from app.domain.books.money import NANO_PER_USD, usd_from_nano
 from app.domain.books.unknown import UnknownHold
 from app.domain.books.usage import Dimension
 from app.domain.chat import Json
-from app.domain.errors import RequestError
+from app.domain.errors import GatewayError, RequestError
+from app.domain.events.facts import verified_told
 from app.http.books_wire import unknown_json
 from app.http.usage_parameters import UsageParameters
 from app.http.usage_wire import usage_csv
@@ -28,6 +29,7 @@ from app.terminal.books_tables import render_budgets, render_differences, render
 from app.terminal.connect import Target
 from app.terminal.output import ExitStatus, emit_json, standard_error, standard_output
 from app.terminal.provider_export import FILE_BYTES_MAX, parse_export
+from app.terminal.told import tell
 
 TOLERANCE_PERCENT = 0.5
 ROUNDING_NANO = NANO_PER_USD // 200
@@ -87,8 +89,13 @@ async def budgets(target: Target, *, as_json: bool) -> int:
 
 
 def verify(target: Target, *, as_json: bool) -> int:
-    """Add the books up again and print what differs; status 1 where anything does."""
+    """Add the books up again, tell that it was done, and print what differs; status 1 where anything does."""
     found, unknown = books_source.verify(target)
+    try:
+        tell(books_source.configuration(target), *verified_told(len(found), time.time()))
+    except GatewayError as error:
+        # Whoever may read the books need not be one who may write events.
+        standard_error().print(Text(f"not kept as an event: {error.message}"))
     if as_json:
         emit_json(
             {

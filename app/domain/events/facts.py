@@ -59,6 +59,12 @@ def answers_told(commands: Sequence[Command], answers: Sequence[Answer]) -> Iter
             yield "ledger.unknown", _ns(command.at_s), {"holds": answer.count, "reason": "holder silent"}
 
 
+def verified_told(differences: int, at_s: float) -> Told:
+    """Return that the books were added up again, and how many sums differ."""
+    outcome = "failure" if differences else "success"
+    return "ledger.verified", _ns(at_s), {"difference": differences, "outcome": outcome}
+
+
 def run_events_told(events: Iterable[RunEvent]) -> Iterator[Told]:
     """Yield the lines of runs that are events."""
     for event in events:

@@ -21,6 +21,7 @@ from app.domain.books.entries import Expire, Hold, Settle, UsageEntry
 from app.domain.books.prices import PriceRow, Rates
 from app.domain.chat import Usage
 from app.http.app import build_app
+from app.storage.spool import Spool
 from app.terminal import client
 from tests.fakes.asgi import StreamingAppTransport
 from tests.fakes.desk import FakeDesk
@@ -227,6 +228,40 @@ def test_verify_says_that_the_books_add_up_or_what_does_not(books: Books) -> Non
     assert "usage_hour" in bad.stdout
     assert document["ok"] is False
     assert document["unknown_holds"][0]["holder"] == "dead"
+
+
+def test_verify_is_told_in_the_spool_of_a_machine_that_has_one(books: Books) -> None:
+    """The alert of books that differ hears of a look from a timer; where no server ever was, no spool is made."""
+    books.book(books.entry("e1", 2_500_000_000))
+    alone = books.play("books", "verify")
+    file = books.data_dir / "events.sqlite"
+    made = file.exists()
+    Spool(file, bytes_max=10**7, wall_s=time.time).close()
+    books.play("books", "verify")
+    with sqlite3.connect(books.data_dir / "journal.sqlite") as connection:
+        connection.execute("UPDATE usage_hour SET cost_nano = cost_nano + 1")
+    connection.close()
+    bad = books.play("books", "verify")
+    spool = Spool(file, bytes_max=10**7, wall_s=time.time)
+    told = [json.loads(event.body) for event in spool.pending(0, docs_max=10, bytes_max=10**6)]
+    spool.close()
+
+    assert (alone.exit_code, made, bad.exit_code) == (0, False, 1)
+    assert [one["event.action"] for one in told] == ["ledger.verified"] * 2
+    assert [one["event.outcome"] for one in told] == ["success", "failure"]
+    assert told[0]["tutti.ledger.difference"] == 0
+    assert told[1]["tutti.ledger.difference"] > 0
+
+
+def test_verify_answers_though_it_cannot_be_told(books: Books) -> None:
+    """Who may read the books need not be one who may write events."""
+    books.book(books.entry("e1", 2_500_000_000))
+    (books.data_dir / "events.sqlite").mkdir()
+    result = books.play("books", "verify")
+
+    assert result.exit_code == 0, result.output
+    assert "The books add up." in result.stdout
+    assert "not kept as an event" in result.stderr
 
 
 def test_reconcile_finds_drift_by_day_and_model(books: Books, tmp_path: Path) -> None:
