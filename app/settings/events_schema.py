@@ -128,13 +128,13 @@ class EventsSection(Section):
         kind=" or ".join(f"`{name}`" for name in PROFILES),
         example="genai-main",
     )
-    spool_mb: Annotated[int, _number(8, 1_000_000, "512")] = setting(
-        512,
+    spool_mb: Annotated[int, _number(8, 1_000_000, "2048")] = setting(
+        2048,
         "Most room that waiting events take in `data_dir`, and again in the store. Then telemetry and log lines lose "
         "their oldest, other classes make their writers wait, or refuse them.",
         kind="whole number from 8 to 1000000",
         unit="megabytes",
-        example="2000",
+        example="4096",
     )
     keep_days: Annotated[int, _number(1, 3_650, "7")] = setting(
         7,

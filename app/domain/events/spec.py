@@ -50,7 +50,7 @@ class EventsSpec:
     """How events are kept on this machine, and where they go."""
 
     profile: Profile = DEFAULT_PROFILE
-    spool_bytes: int = 512_000_000
+    spool_bytes: int = 2_048_000_000
     """Of the node's spool, and of the journal's outbox, each."""
     keep_days: int = 7
     """How long events stay here: shipped ones, and all of them where nothing is configured that takes them."""
