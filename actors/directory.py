@@ -82,7 +82,7 @@ class Events(Protocol):
     """How they fare, for people."""
 
     def emit(self, event_type: str, /, *, at_ns: int | None = None, **values: object) -> None: ...
-    async def configure(self, spec: EventsSpec) -> None: ...
+    async def configure(self, spec: EventsSpec) -> str: ...
     async def run(self) -> None: ...
     async def aclose(self) -> None: ...
 
@@ -128,7 +128,8 @@ class Directory:
         self._tells: Tells = events or Silence()
         self._watch_accounts = AccountWatch(self._tells)
         self._booked_version: int | None = None
-        """Version of the configuration whose budgets and prices the books know."""
+        """Version of the configuration whose budgets, prices and alerts the store knows."""
+        self._store_life = ""
         self._orchestra: Orchestra | None = None
         self._config_path: Path | None = None
         self._hosts: dict[str, _Host] = {}
@@ -365,7 +366,10 @@ class Directory:
             orchestra = self._orchestra
             assert orchestra is not None
             try:
-                await events.configure(orchestra.events)
+                life = await events.configure(orchestra.events)
+                if life != self._store_life:
+                    # It has budgets and prices on disk, and where alerts go only from us.
+                    self._store_life, self._booked_version = life, None
             except GatewayError as error:
                 _log.info("events are not configured yet: %s", error.message)
             rows = [row for host in self._account_hosts() for row in host.rows if not host.problem]

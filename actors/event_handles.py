@@ -101,9 +101,9 @@ class OutboxHandle(SourceHandle):
     def __init__(self, namespace: str) -> None:
         super().__init__("store", namespace)
 
-    async def configure(self, spec: EventsSpec) -> None:
-        """Say what is configured from now on."""
-        await self._ask("configure", spec)
+    async def configure(self, spec: EventsSpec) -> str:
+        """Say what is configured from now on; return which life of the store heard it."""
+        return cast("str", await self._ask("configure", spec))
 
     async def _ask(self, method: str, *arguments: object) -> object:
         return await self._actor.ask("outbox", method, arguments)

@@ -24,7 +24,7 @@ class EventHub:
     """
 
     def __init__(self, namespace: str, start_shipper: Callable[[], None]) -> None:
-        self._keepers = (SpoolHandle(namespace), OutboxHandle(namespace))
+        self._spool, self._outbox = SpoolHandle(namespace), OutboxHandle(namespace)
         self._start_shipper = start_shipper
         self._shipping = False
         self._shipper = LogShipperHandle(namespace)
@@ -36,18 +36,23 @@ class EventHub:
         """See ``ports.Tells``."""
         self._emitter.emit(event_type, at_ns=at_ns, **values)
 
-    async def configure(self, spec: EventsSpec) -> None:
-        """Say it, again and again: who was restarted knows nothing of it. Hears how it goes. Raises InternalError."""
-        for keeper in self._keepers:
-            await keeper.configure(spec)
+    async def configure(self, spec: EventsSpec) -> str:
+        """Say it, again and again: who was restarted knows nothing of it. Hears how it goes. Raises InternalError.
+
+        Returns:
+            Which life of the store heard it.
+        """
+        await self._spool.configure(spec)
+        life = await self._outbox.configure(spec)
         if spec.ships and not self._shipping:
             await asyncio.to_thread(self._start_shipper)
             self._shipping = True
         self.word = await self._look(spec)
+        return life
 
     async def _look(self, spec: EventsSpec) -> str:
         if not spec.ships:
-            return word_of([], (await self._keepers[0].backlog()).note)
+            return word_of([], (await self._spool.backlog()).note)
         try:
             return word_of(await self._shipper.states())
         except GatewayError as error:

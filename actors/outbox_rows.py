@@ -6,6 +6,7 @@ bought is booked all the same.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -46,6 +47,7 @@ class OutboxRows:
         self._write = write
         self._read = read
         self._wall_s = wall_s
+        self._life = secrets.token_hex(8)
         self._spec: EventsSpec | None = None
         """None until the directory said it: until then nothing that waits is given up."""
         self._excess_bytes = 0
@@ -57,13 +59,14 @@ class OutboxRows:
         assert method in ASKED, f"{method} is not for others"
         return await getattr(self, method)(*arguments)
 
-    async def configure(self, spec: EventsSpec) -> None:
-        """Take what is configured from now on."""
+    async def configure(self, spec: EventsSpec) -> str:
+        """Take what is configured from now on; return which life of the store this is."""
         if spec != self._spec:
             self._spec = spec
             self._looked_s = 0.0
         # The recorder is the writer thread's.
         await self._write(lambda _connection: outbox.use(spec.profile))
+        return self._life
 
     async def pending(self, after_seq: int, docs_max: int, bytes_max: int) -> list[SpooledEvent]:
         """See ``ports.EventSource``."""

@@ -16,6 +16,7 @@ from app.domain.accounts import AccountSpec, ModelInfo, Orchestra
 from app.domain.books.budgets import BudgetSpec
 from app.domain.books.prices import PriceRow
 from app.domain.errors import ConfigurationError, GatewayError, InternalError
+from app.domain.events.spec import EventsSpec
 from app.domain.load import LoadRow
 from app.domain.telemetry import TelemetrySpec
 from app.domain.views import AccountView, LiveCheck
@@ -37,6 +38,7 @@ class World:
         self.budgets: list[tuple[int | None, ...]] = []
         """Limits as the books were told them, each time."""
         self.prices: list[set[str]] = []
+        self.webhooks: list[str | None] = []
 
     async def create(self, host: str) -> None:
         if host in self.held:
@@ -53,6 +55,7 @@ class World:
             raise InternalError("the disk is full")
         self.budgets.append(tuple(budget.limit_nano for budget in budgets))
         self.prices.append({price.model for price in prices})
+        self.webhooks.append(webhook)
 
     async def destroy(self, host: str) -> None:
         self.living.pop(host, None)
@@ -95,6 +98,29 @@ class World:
     def _check(self, host: str) -> None:
         if host not in self.living:
             raise InternalError(f"{host} is not running")
+
+
+class HeardEvents:
+    """Who keeps events, without Ray: hears what is configured, and says which life of the store heard it."""
+
+    word = "ok"
+
+    def __init__(self) -> None:
+        self.life = "first life"
+        self.heard = 0
+
+    def emit(self, event_type: str, /, *, at_ns: int | None = None, **values: object) -> None:
+        pass
+
+    async def configure(self, spec: EventsSpec) -> str:
+        self.heard += 1
+        return self.life
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+    async def aclose(self) -> None:
+        pass
 
 
 def configuration(*names: str, data_dir: str = "/nowhere", key: str = "k") -> dict[str, object]:
@@ -188,6 +214,28 @@ async def test_books_that_cannot_be_told_are_told_later(
     await started(directory, orchestra("a"))
 
     await eventually(lambda: world.budgets == [()])
+
+
+async def test_store_that_was_restarted_hears_again_where_alerts_go(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps no secrets on disk: another life of it would tell nobody that a budget comes near its end."""
+    for period in ("BOOKS_PERIOD_S", "EVENTS_PERIOD_S"):
+        monkeypatch.setattr(directory_module, period, 0.01)
+    events = HeardEvents()
+    directory = Directory(world, world, world, events)
+    hook = "https://alerts.example/hook"
+    given = settings.load_mapping({**configuration("a"), "alerts": {"webhook": hook}}, source="test", environ={})
+    await started(directory, given)
+    heard = events.heard + 20
+    await eventually(lambda: events.heard > heard)
+    calm = len(world.webhooks)
+    events.life = "second life"
+    await eventually(lambda: len(world.webhooks) > calm)
+    await directory.drain(0.1)
+
+    assert calm <= 2  # with the configuration, and when the first life was met
+    assert set(world.webhooks) == {hook}
 
 
 async def test_start_that_is_given_up_leaves_accounts_that_are_looked_after(directory: Directory, world: World) -> None:

@@ -74,6 +74,18 @@ async def test_nothing_that_waits_is_given_up_before_the_configuration_is_known(
     assert backlog.count == 0
 
 
+async def test_configuring_names_the_life_that_heard_it(store: Store, tmp_path: Path) -> None:
+    """So that whoever configures sees that it was restarted, and says again what it does not keep."""
+    first = await store.outbox("configure", (SHIPS,))
+    again = await store.outbox("configure", (SHIPS,))
+    other = Store(str(tmp_path / "other"))
+    second = await other.outbox("configure", (SHIPS,))
+    await other.close()
+
+    assert first == again
+    assert second != first
+
+
 async def test_only_what_is_meant_for_others_is_done(store: Store) -> None:
     """The name of a method comes from outside."""
     with pytest.raises(AssertionError, match="not for others"):
