@@ -12,12 +12,13 @@ from decimal import Decimal
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from app.domain.accounts import Provider
 from app.domain.books.budgets import EVERYONE, OwnerKind, Window
 from app.domain.books.money import NANO_PER_USD
-from app.settings.fields import BaseUrl, ModelName, Share, refusal, whole
+from app.domain.books.tiers import STANDARD_NAMES
+from app.settings.fields import EMPTY_IF_NULL, BaseUrl, ModelName, Share, refusal, whole
 from app.settings.sections import Section, setting
 
 USD_MAX = 1_000_000_000
@@ -97,6 +98,12 @@ def _factor(maximum: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _tier(value: str) -> str:
+    if not value or value in STANDARD_NAMES:
+        raise refusal("is the standard tier, which the prices are of", "name another tier, as requests do")
+    return value
+
+
 def _day(value: object) -> object:
     if isinstance(value, date):
         return value
@@ -130,6 +137,8 @@ def _weekday(value: object) -> object:
 
 Rate = Annotated[str, BeforeValidator(_rate)]
 """Decimal text, in dollars per million tokens."""
+Tiers = Annotated[dict[Annotated[str, AfterValidator(_tier)], Annotated[str, _factor(100)]], EMPTY_IF_NULL]
+"""Decimal text by the tier's name."""
 Usd = Annotated[int | None, BeforeValidator(_usd)]
 """Dollars going in, nano-dollars coming out."""
 Tokens = Annotated[
@@ -263,6 +272,13 @@ class ExtraPrices(RatesSection):
         kind="number from 0 to 10",
         example="0.5",
         without="1",
+    )
+    tiers: Tiers = setting(
+        dict,
+        "What prices are multiplied by where a request asks for a `service_tier`, or Anthropic's `speed`. Of a tier "
+        "that is not named here the price is unknown.",
+        kind="mapping of tier to a number from 0 to 100",
+        example="{priority: 2, flex: 0.5}",
     )
     long_context: tuple[LongContextSection, ...] = setting(
         tuple,

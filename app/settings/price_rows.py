@@ -18,6 +18,7 @@ def extend_row(row: PriceRow, extra: ExtraPrices) -> PriceRow:
         rates=_with(row.rates, extra),
         effective_from=extra.effective_from or row.effective_from,
         batch_factor=extra.batch,
+        tier_factors=tuple(sorted(extra.tiers.items())),
         long_contexts=tuple(
             LongContext(
                 above_input_tokens=section.above_tokens,

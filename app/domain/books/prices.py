@@ -8,16 +8,19 @@ and the model table.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Decimal, InvalidOperation, localcontext
 from functools import lru_cache
 
+from app.domain.books.tiers import STANDARD
 from app.domain.chat import Usage
 
 _RATE_DECIMALS = 12
 """A rate in dollars per million tokens, times 10^12, is whole: attodollars per token."""
 _FACTOR_DECIMALS = 6
+_PRODUCT_DIGITS = 60
+"""More than any rate times any factor has."""
 _ATTO_PER_NANO = 10**9
 _HOURS_PER_DAY = 24
 
@@ -86,6 +89,8 @@ class PriceRow:
     long_contexts: tuple[LongContext, ...] = ()
     batch_factor: str | None = None
     """Multiplies every rate of calls in a batch; None: no discount."""
+    tier_factors: tuple[tuple[str, str], ...] = ()
+    """By service tier, what every rate of calls that ask for it is multiplied by; what others cost is not known."""
     peaks: tuple[PeakWindow, ...] = ()
     source: str = ""
     """Whose page or table says so, and when it was read."""
@@ -154,6 +159,19 @@ def find_row(rows: Iterable[PriceRow], *, model: str, provider: str | None, at_s
     return found
 
 
+def at_tier(row: PriceRow | None, tier: str) -> PriceRow | None:
+    """Return the row as it holds for calls at a service tier; None where it does not say what that costs.
+
+    Args:
+        row: From ``find_row``.
+        tier: From ``asked_tier``.
+    """
+    if row is None or tier == STANDARD:
+        return row
+    factor = dict(row.tier_factors).get(tier)
+    return None if factor is None else _times(row, factor)
+
+
 def check_row(row: PriceRow) -> Sequence[str]:
     """Return what is wrong with the row, one sentence each; ``price_nano`` may be called with rows that pass."""
     problems = []
@@ -162,7 +180,7 @@ def check_row(row: PriceRow) -> Sequence[str]:
             text = getattr(rates, field.name)
             if text is not None and not _fits(text, _RATE_DECIMALS):
                 problems.append(f"{field.name}: {text!r} is no amount in dollars with at most 12 decimals")
-    factors = [row.batch_factor, *(peak.factor for peak in row.peaks)]
+    factors = [row.batch_factor, *(peak.factor for peak in row.peaks), *(factor for _tier, factor in row.tier_factors)]
     problems += [
         f"{text!r} is no factor with at most 6 decimals"
         for text in factors
@@ -209,6 +227,28 @@ class _Table:
         return self.base
 
 
+@lru_cache(maxsize=1_024)
+def _times(row: PriceRow, factor: str) -> PriceRow:
+    return replace(
+        row,
+        rates=_rates_times(row.rates, factor),
+        long_contexts=tuple(replace(long, rates=_rates_times(long.rates, factor)) for long in row.long_contexts),
+        # Nobody promises two discounts on one call.
+        batch_factor=None,
+        tier_factors=(),
+    )
+
+
+def _rates_times(rates: Rates, factor: str) -> Rates:
+    told = {name: text for name, text in asdict(rates).items() if text is not None}
+    return replace(rates, **{name: _product(text, factor) for name, text in told.items()})
+
+
+def _product(rate: str, factor: str) -> str:
+    with localcontext(prec=_PRODUCT_DIGITS, rounding=ROUND_CEILING):
+        return format(Decimal(rate) * Decimal(factor), "f")
+
+
 @lru_cache(maxsize=4_096)
 def _compiled(row: PriceRow) -> _Table:
     return _Table(
@@ -238,8 +278,7 @@ def _rates(rates: Rates) -> _Rates:
 
 def _scaled(text: str, decimals: int) -> int:
     """Return ``text`` times a power of ten; digits beyond are rounded up, as everything that is owed."""
-    scaled = Decimal(text).scaleb(decimals)
-    return -int(-scaled // 1)
+    return int(Decimal(text).scaleb(decimals).to_integral_value(rounding=ROUND_CEILING))
 
 
 def _fits(text: str, decimals: int) -> bool:

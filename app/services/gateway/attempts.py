@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
+from app.domain.books.tiers import asked_tier
 from app.domain.chat import NO_USAGE, ChatDelta, ChatRequest, ChatResult, Usage
 from app.domain.crash_points import CrashPoint, passes
 from app.domain.errors import (
@@ -45,7 +46,7 @@ SOON_S = 5.0
 _STARTED = ChatDelta()
 
 T = TypeVar("T")
-R = TypeVar("R")
+R = TypeVar("R", bound=ChatRequest | EmbeddingRequest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,8 @@ class Bid(Generic[R]):
     def extent(self) -> Extent:
         """How large an attempt may become, for the books."""
         output = self.output_tokens_max if self.billable_output_tokens is None else self.billable_output_tokens
-        return Extent(input_tokens=self.input_tokens, output_tokens_max=output)
+        tier = asked_tier(self.request.extra)
+        return Extent(input_tokens=self.input_tokens, output_tokens_max=output, tier=tier)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

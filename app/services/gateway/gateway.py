@@ -16,6 +16,7 @@ from typing import TypeVar
 from app.domain.accounts import GatewaySpec, ModelInfo, Orchestra
 from app.domain.allowance import Allowance
 from app.domain.books.budgets import Owners
+from app.domain.books.tiers import asked_tier
 from app.domain.cache_key import cache_key
 from app.domain.chat import NO_USAGE, ChatDelta, ChatRequest, ChatResult, Json, Usage
 from app.domain.estimate import estimate_tokens, text_tokens
@@ -55,7 +56,7 @@ DEADLINE_S = 600.0
 FLIGHTS_MAX = 10_000
 _STARTED = ChatDelta()
 
-T = TypeVar("T")
+T = TypeVar("T", bound=ChatRequest | EmbeddingRequest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +143,7 @@ class Gateway:
         self._flights: SingleFlight[tuple[ChatResult, Won]] = SingleFlight(FLIGHTS_MAX)
         self._repeats = repeats
         self._classifier = Classifier(attempts)
+        self._prices = PriceList(roster.orchestra, clock)
         self._table: RoutingTable | None = None
         self._table_of: Orchestra | None = None
 
@@ -175,7 +177,7 @@ class Gateway:
             self._give_up(admitted, error, bid)
             raise
         if cached:
-            self._spending.cached(bid.billing, bid.candidates[0].model, result.usage)
+            self._spending.cached(bid.billing, bid.candidates[0].model, result.usage, tier=bid.extent.tier)
         with span("settle"):
             # Where the provider names no usage, all that was reserved counts.
             self._gate.settle(admitted, NO_USAGE if cached else (result.usage if result.usage != NO_USAGE else None))
@@ -239,7 +241,7 @@ class Gateway:
             kept = self._cache.get(key, self._clock.monotonic_ns()) if key is not None else None
             if kept is not None:
                 facts = self._facts(call, None, kept.usage, cached=True)
-                self._spending.cached(bid.billing, bid.candidates[0].model, kept.usage)
+                self._spending.cached(bid.billing, bid.candidates[0].model, kept.usage, tier=bid.extent.tier)
                 self._gate.settle(admitted, NO_USAGE)
                 return _again(kept), facts
             deltas, won = await self._attempts.open(bid)
@@ -278,7 +280,7 @@ class Gateway:
         """Return the routing table of the newest configuration."""
         orchestra = self._roster.orchestra()
         if self._table is None or self._table_of is not orchestra:
-            self._table, self._table_of = RoutingTable(orchestra), orchestra
+            self._table, self._table_of = RoutingTable(orchestra, self._prices.find), orchestra
         return self._table
 
     async def _answer(self, call: ClientCall, bid: Bid[ChatRequest]) -> tuple[ChatResult, Won | None, bool]:
@@ -386,8 +388,8 @@ class Gateway:
 
     def _facts(self, call: ClientCall | EmbeddingCall, won: Won | None, usage: Usage | None, *, cached: bool) -> Facts:
         account = won.permit.account if won is not None else ""
-        asked = call.asked.chat.model if isinstance(call, ClientCall) else call.request.model
-        model = won.permit.model if won is not None else asked
+        request = call.asked.chat if isinstance(call, ClientCall) else call.request
+        model = won.permit.model if won is not None else request.model
         served = Served(
             request_id=call.request_id,
             created_s=int(time.time()),
@@ -395,11 +397,11 @@ class Gateway:
             provider=self._attempts.provider(account) if account else "cache",
             model=model,
         )
-        cost = "0" if cached else self._cost(served, usage)
+        cost = "0" if cached else self._cost(served, usage, asked_tier(request.extra))
         return Facts(served=served, cost_usd=cost, upstream_s=won.upstream_s if won is not None else 0.0, cached=cached)
 
-    def _cost(self, served: Served, usage: Usage | None) -> str | None:
-        return None if usage is None else self._spending.cost_usd(served.model, served.provider, usage)
+    def _cost(self, served: Served, usage: Usage | None, tier: str) -> str | None:
+        return None if usage is None else self._spending.cost_usd(served.model, served.provider, usage, tier=tier)
 
     def _model(self, name: str) -> ModelInfo:
         try:

@@ -14,7 +14,8 @@ from app.domain.accounts import Orchestra
 from app.domain.books.budgets import OwnerKind, Owners
 from app.domain.books.entries import Ending, UsageEntry
 from app.domain.books.money import usd_from_nano
-from app.domain.books.prices import PriceRow, ceiling_nano, price_nano
+from app.domain.books.prices import PriceRow, at_tier, ceiling_nano, price_nano
+from app.domain.books.tiers import STANDARD
 from app.domain.chat import NO_USAGE, Usage
 from app.domain.leases import PermitReport
 from app.domain.ports import Clock
@@ -44,6 +45,8 @@ class Extent:
     """Estimated."""
     output_tokens_max: int
     """All choices together."""
+    tier: str = STANDARD
+    """From ``asked_tier``: what is held and what is booked are both at its price."""
 
 
 class Spends(Protocol):
@@ -55,10 +58,10 @@ class Spends(Protocol):
     def end(self, permit: Permit, report: PermitReport) -> None:
         """Book how it ended; nothing where it was never sent."""
 
-    def cached(self, billing: Billing, model: str, usage: Usage) -> None:
+    def cached(self, billing: Billing, model: str, usage: Usage, *, tier: str = STANDARD) -> None:
         """Book an answer out of our own cache: nothing was bought, and so much not paid."""
 
-    def cost_usd(self, model: str, provider: str, usage: Usage) -> str | None:
+    def cost_usd(self, model: str, provider: str, usage: Usage, *, tier: str = STANDARD) -> str | None:
         """Return what that usage costs now, as decimal text; None where the price is unknown."""
 
 
@@ -95,7 +98,7 @@ class Spending:
 
     async def begin(self, permit: Permit, provider: str, billing: Billing, extent: Extent) -> None:
         """See ``Spends``."""
-        price, now_s = self._prices.find(permit.model, provider), self._clock.wall_s()
+        price, now_s = self._price(permit.model, provider, extent.tier), self._clock.wall_s()
         input_tokens = extent.input_tokens * INPUT_MARGIN
         ceiling = Ceiling(
             ceiling_nano(input_tokens, extent.output_tokens_max, price), input_tokens + extent.output_tokens_max
@@ -113,9 +116,9 @@ class Spending:
             measure_spend(entry)
         found.ticket.close(entry)
 
-    def cached(self, billing: Billing, model: str, usage: Usage) -> None:
+    def cached(self, billing: Billing, model: str, usage: Usage, *, tier: str = STANDARD) -> None:
         """See ``Spends``."""
-        price = self._prices.find(model, "")
+        price = self._price(model, "", tier)
         saved = price_nano(usage, price, at_s=self._clock.wall_s())
         self._keeper.note(
             UsageEntry(
@@ -133,10 +136,13 @@ class Spending:
             )
         )
 
-    def cost_usd(self, model: str, provider: str, usage: Usage) -> str | None:
+    def cost_usd(self, model: str, provider: str, usage: Usage, *, tier: str = STANDARD) -> str | None:
         """See ``Spends``."""
-        nano = price_nano(usage, self._prices.find(model, provider), at_s=self._clock.wall_s())
+        nano = price_nano(usage, self._price(model, provider, tier), at_s=self._clock.wall_s())
         return None if nano is None else usd_from_nano(nano)
+
+    def _price(self, model: str, provider: str, tier: str) -> PriceRow | None:
+        return at_tier(self._prices.find(model, provider), tier)
 
     def _held_for(self, owners: Owners) -> Owners:
         """Return the owners whose budgets apply: calls of all others share their holds."""

@@ -108,6 +108,7 @@ def test_prices_come_from_the_model_table_by_public_name() -> None:
     assert row_at(orchestra, "gpt-5-mini").rates == Rates(input="0.25", output="2", cache_read="0.025")
     sol = row_at(orchestra, "gpt-5.6-sol")
     assert (sol.rates.cache_write, sol.batch_factor) == ("6.25", "0.5")
+    assert sol.tier_factors == (("flex", "0.5"), ("priority", "2"))
     assert [long.above_input_tokens for long in sol.long_contexts] == [272_000]
     assert row_at(orchestra, "fast", "openai").rates.input == "0.2"
     assert row_at(orchestra, "fast", "deepseek").rates.input == "0.15"
@@ -142,6 +143,7 @@ prices:
     cache_write_1h: 0.5
     reasoning: 3
     batch: 0.5
+    tiers: {priority: 2.50, flex: 0.5}
     long_context: [{above_tokens: 1000, input: 1, output: 2, cache_read: 0.1}]
     peak: [{hours: "22:00-4", weekdays: [sun, Monday], factor: 1.5}]
   - {model: r1, provider: deepseek, input: 0, output: 0}
@@ -153,6 +155,7 @@ prices:
     assert row.effective_from == date(2026, 11, 22)
     assert row.rates == Rates(input="0.2", output="1.6", cache_read="0.02", cache_write_1h="0.5", reasoning="3")
     assert row.batch_factor == "0.5"
+    assert row.tier_factors == (("flex", "0.5"), ("priority", "2.5"))
     assert row.long_contexts == (
         LongContext(above_input_tokens=1_000, rates=Rates(input="1", output="2", cache_read="0.1")),
     )
@@ -243,6 +246,16 @@ def test_a_price_that_nobody_knows_has_no_row() -> None:
             "prices: [{model: gpt-5-mini, input: 1, output: 1}, {model: gpt-5-mini, input: 2, output: 2}]",
             "prices[1]",
             "the same model, provider and day as prices[0]",
+        ),
+        (
+            "prices: [{model: gpt-5-mini, input: 1, output: 1, tiers: {default: 1}}]",
+            "prices[0].tiers.default",
+            "the standard tier",
+        ),
+        (
+            "prices: [{model: gpt-5-mini, input: 1, output: 1, tiers: {priority: double}}]",
+            "prices[0].tiers.priority",
+            "factor from 0 to 100",
         ),
         ("prices: [{model: gpt-5-mini, input: 1, output: 1, cache: 1}]", "prices[0].cache", "unknown key"),
         ("auth2: {}\ntenant: two words", "tenant", "must be a name"),

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from app.domain.books.money import usd_from_nano
-from app.domain.books.prices import PriceRow, price_nano
+from app.domain.books.prices import PriceRow, at_tier, price_nano
 from app.domain.chat import Usage
 from app.settings.model_table import model_table
 
@@ -170,3 +170,30 @@ def test_a_batch_costs_half_where_the_table_says_so() -> None:
 
     assert cost("gpt-5.6-sol", usage, batch=True) * 2 == cost("gpt-5.6-sol", usage)
     assert cost("gpt-5.5", usage, batch=True) == cost("gpt-5.5", usage)
+
+
+@pytest.mark.parametrize(
+    ("model", "tier", "factor"),
+    [
+        ("gpt-5.6", "priority", 2),
+        ("gpt-5.6", "flex", Decimal("0.5")),
+        ("claude-opus-4-8", "fast", 2),
+        ("claude-opus-4-7", "fast", 6),
+        ("claude-opus-4-6", "fast", 6),
+    ],
+)
+def test_a_service_tier_costs_what_the_table_says(model: str, tier: str, factor: Decimal) -> None:
+    """All of the call."""
+    usage = Usage(input_tokens=1_000, output_tokens=1_000, cache_read_tokens=500)
+    nano = price_nano(usage, at_tier(row_of(model), tier), at_s=SUNDAY.timestamp())
+
+    assert nano is not None
+    assert Decimal(usd_from_nano(nano)) == factor * cost(model, usage)
+
+
+def test_a_service_tier_of_which_the_table_says_nothing_has_no_price() -> None:
+    """Unknown, not the standard rate."""
+    for name, row in model_table().rows.items():
+        named = {tier for tier, _factor in row.price.tier_factors} if row.price else set()
+        for tier in {"priority", "flex", "fast", "scale"} - named:
+            assert at_tier(row.price, tier) is None, name

@@ -17,6 +17,7 @@ from app.domain.books.prices import (
     PeakWindow,
     PriceRow,
     Rates,
+    at_tier,
     ceiling_nano,
     check_row,
     find_row,
@@ -50,6 +51,7 @@ rows = st.builds(
     rates=rates,
     long_contexts=st.lists(long_contexts, max_size=3).map(tuple),
     batch_factor=st.none() | factors,
+    tier_factors=factors.map(lambda factor: (("priority", factor),)),
     peaks=st.lists(peaks, max_size=2).map(tuple),
 )
 
@@ -68,11 +70,16 @@ def usages(draw: st.DrawFn, input_max: int, output_max: int) -> Usage:
 
 
 @settings(max_examples=examples(400), deadline=None)
-@given(data=st.data(), row=rows, input_max=st.integers(0, 5_000), output_max=st.integers(0, 5_000))
+@given(
+    data=st.data(),
+    row=st.builds(at_tier, rows, st.sampled_from(["", "priority"])),
+    input_max=st.integers(0, 5_000),
+    output_max=st.integers(0, 5_000),
+)
 def test_no_usage_within_its_counts_costs_more_than_the_ceiling(
     data: st.DataObject, row: PriceRow, input_max: int, output_max: int
 ) -> None:
-    """Else a hold is no hold: cached, tiered, reasoning, peak and batch rates included."""
+    """Else a hold is no hold: cached, tiered, reasoning, peak and batch rates included, at every service tier."""
     usage = data.draw(usages(input_max, output_max))
     cost = price_nano(
         usage,
@@ -174,6 +181,60 @@ def test_an_unknown_price_is_none_and_a_free_one_zero() -> None:
     assert price_nano(usage, replace(PLAIN, rates=Rates(input="0", output="0")), at_s=0) == 0
 
 
+def test_a_service_tier_multiplies_every_rate_of_ceiling_and_cost() -> None:
+    """Long contexts, caches and peak hours included: a provider that doubles its price doubles all of it."""
+    row = replace(
+        PLAIN,
+        rates=Rates(input="1", output="10", cache_read="0.1", cache_write="1.25", cache_write_1h="2", reasoning="20"),
+        long_contexts=(LongContext(above_input_tokens=100, rates=Rates(input="5", output="20", cache_read="0.5")),),
+        peaks=(PeakWindow(from_hour=12, to_hour=13, factor="3"),),
+        tier_factors=(("flex", "0.5"), ("priority", "2")),
+    )
+    for input_tokens in (100, 101):
+        usage = Usage(
+            input_tokens=input_tokens,
+            output_tokens=10,
+            cache_read_tokens=40,
+            cache_write_tokens=30,
+            reasoning_tokens=4,
+        )
+        for at_s in (0.0, NOON_S):
+            cost = price_nano(usage, row, at_s=at_s, cache_write_1h_tokens=10)
+            dear = price_nano(usage, at_tier(row, "priority"), at_s=at_s, cache_write_1h_tokens=10)
+            cheap = price_nano(usage, at_tier(row, "flex"), at_s=at_s, cache_write_1h_tokens=10)
+            assert cost is not None
+            assert (dear, cheap) == (2 * cost, cost // 2)
+        ceiling = ceiling_nano(input_tokens, 10, row)
+        assert ceiling is not None
+        assert ceiling_nano(input_tokens, 10, at_tier(row, "priority")) == 2 * ceiling
+
+
+def test_a_service_tier_that_the_row_does_not_name_has_no_price() -> None:
+    """The standard rate for a dearer tier would put the books below the bill."""
+    row = replace(PLAIN, tier_factors=(("flex", "0.5"),))
+
+    assert at_tier(row, "") is row
+    assert at_tier(row, "priority") is None
+    assert at_tier(PLAIN, "flex") is None
+    assert at_tier(None, "") is at_tier(None, "flex") is None
+
+
+def test_a_tier_and_a_batch_are_no_two_discounts() -> None:
+    """Half of a half is what no provider's page says."""
+    row = replace(PLAIN, batch_factor="0.5", tier_factors=(("flex", "0.5"),))
+    usage = Usage(input_tokens=1_000, output_tokens=100)
+
+    assert price_nano(usage, at_tier(row, "flex"), at_s=0, batch=True) == price_nano(usage, row, at_s=0, batch=True)
+
+
+def test_the_rate_of_a_tier_is_rounded_up_never_down() -> None:
+    """Beyond the twelfth decimal, where a tier's factor may lead."""
+    row = replace(PLAIN, rates=Rates(input="0.000000000001", output="0"), tier_factors=(("flex", "0.000001"),))
+    usage = Usage(input_tokens=10**9, output_tokens=0)
+
+    assert price_nano(usage, at_tier(row, "flex"), at_s=0) == 1
+
+
 def test_contradicting_counts_are_charged_as_they_stand() -> None:
     """A provider that reports more cached than read must not earn us a negative amount."""
     usage = Usage(input_tokens=10, output_tokens=1, cache_read_tokens=50, reasoning_tokens=3)
@@ -187,13 +248,24 @@ def test_check_row_names_what_is_wrong() -> None:
         PLAIN,
         rates=Rates(input="-1", output="much", cache_read="0.0000000000001"),
         batch_factor="half",
+        tier_factors=(("flex", "third"),),
         peaks=(PeakWindow(from_hour=24, to_hour=3, factor="1", weekdays=(7,)),),
         long_contexts=(LongContext(above_input_tokens=-1, rates=Rates(input="NaN", output="1")),),
     )
 
     problems = "\n".join(check_row(row))
 
-    for word in ("input: '-1'", "output: 'much'", "cache_read", "'half'", "hours 24", "weekday 7", "negative", "'NaN'"):
+    for word in (
+        "input: '-1'",
+        "output: 'much'",
+        "cache_read",
+        "'half'",
+        "'third'",
+        "hours 24",
+        "weekday 7",
+        "negative",
+        "'NaN'",
+    ):
         assert word in problems
 
 
