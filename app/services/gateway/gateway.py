@@ -143,7 +143,6 @@ class Gateway:
         self._flights: SingleFlight[tuple[ChatResult, Won]] = SingleFlight(FLIGHTS_MAX)
         self._repeats = repeats
         self._classifier = Classifier(attempts)
-        self._prices = PriceList(roster.orchestra, clock)
         self._table: RoutingTable | None = None
         self._table_of: Orchestra | None = None
 
@@ -280,7 +279,7 @@ class Gateway:
         """Return the routing table of the newest configuration."""
         orchestra = self._roster.orchestra()
         if self._table is None or self._table_of is not orchestra:
-            self._table, self._table_of = RoutingTable(orchestra, self._prices.find), orchestra
+            self._table, self._table_of = RoutingTable(orchestra), orchestra
         return self._table
 
     async def _answer(self, call: ClientCall, bid: Bid[ChatRequest]) -> tuple[ChatResult, Won | None, bool]:
