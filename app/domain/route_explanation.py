@@ -12,7 +12,7 @@ from app.domain.chat import Json
 from app.domain.load import LoadRow
 from app.domain.outlook import Prospect, expected_finish_s, expected_start_s, prospects
 from app.domain.placement import NEVER_S
-from app.domain.routed import Needs, Routed, call_cost_max
+from app.domain.routed import Needs, Routed
 from app.domain.routing import RoutingTable
 
 
@@ -61,7 +61,7 @@ class _Load:
 def _candidate(table: RoutingTable, routed: Routed, index: int, load: _Load, needs: Needs) -> dict[str, Json]:
     candidate = routed.candidates[index]
     info = table.model(candidate.model)
-    cost = call_cost_max(info, needs)
+    cost = table.cost_max(candidate, needs)
     accounts = [_account(name, table.provider(candidate.model, name), load, needs) for name in candidate.accounts]
     if not routed.ordered:
         accounts.sort(key=_by_finish)

@@ -11,8 +11,9 @@ from decimal import Decimal
 from typing import Literal
 
 from app.domain.accounts import ModelInfo, ModelKind
-from app.domain.chat import Usage
-from app.domain.cost import cost_usd
+from app.domain.books.money import usd_from_nano
+from app.domain.books.prices import PriceRow, at_tier, ceiling_nano
+from app.domain.books.tiers import STANDARD
 from app.domain.errors import CapacityError, GatewayError, RequestError
 from app.domain.gateway import AUTO, Candidate
 
@@ -54,6 +55,10 @@ class Needs:
     tools: bool = False
     schema: bool = False
     """Whether the answer must satisfy a JSON schema."""
+    choices: int = 1
+    """Answers that are generated, and paid for."""
+    tier: str = STANDARD
+    """From ``asked_tier``; decides what it may cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +90,11 @@ class Routed:
     """True where the client named an order: the accounts of a candidate are then to be tried as listed, not by load."""
 
 
-def call_cost_max(info: ModelInfo, needs: Needs) -> Decimal | None:
-    """Return the dearest that the call may become on this model, in USD; None where its price is unknown."""
+def call_cost_max(info: ModelInfo, needs: Needs, price: PriceRow | None) -> Decimal | None:
+    """Return the dearest that the call may become on this model at that price, in USD; None where it is unknown."""
     output = info.output_tokens_max if needs.output_tokens_max is None else needs.output_tokens_max
-    text = cost_usd(Usage(input_tokens=needs.input_tokens, output_tokens=output), info)
-    return None if text is None else Decimal(text)
+    nano = ceiling_nano(needs.input_tokens, output * needs.choices, at_tier(price, needs.tier))
+    return None if nano is None else Decimal(usd_from_nano(nano))
 
 
 def refusal(routed: Routed) -> GatewayError:

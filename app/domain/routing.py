@@ -7,12 +7,14 @@ model costs a dictionary look-up; only ``auto`` looks at the load. Asked by the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
+from typing import TypeAlias
 
 from app.domain.accounts import ModelInfo, ModelKind, Orchestra, Provider, StructuredOutput, Tier
+from app.domain.books.prices import PriceRow
 from app.domain.callers import may_use
 from app.domain.errors import NotFoundError, RequestError
 from app.domain.gateway import AUTO, Caller, Candidate, RoutingWish
@@ -43,6 +45,9 @@ UNKNOWN_PRICE_USD = 0.10
 """What a model of unknown price is taken to cost in that comparison, and nowhere else."""
 NAMES_SHOWN_MAX = 40
 NAME_CHARS_MAX = 200
+
+PriceOf: TypeAlias = Callable[[str, str], PriceRow | None]
+"""The price in force now of a model, by its public name, at a provider; None where it is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +83,15 @@ class _Rules:
 class RoutingTable:
     """Routes calls by one configuration; build it once for each version of that.
 
+    Args:
+        orchestra: The configuration.
+        price: What the books reckon with; ceilings of cost are kept by it.
+
     Not thread-safe in its cache of plain answers: one event loop uses it.
     """
 
-    def __init__(self, orchestra: Orchestra) -> None:
+    def __init__(self, orchestra: Orchestra, price: PriceOf) -> None:
+        self._price = price
         self._models = {model.name: model for model in orchestra.models}
         self._aliases = {name: public for name, public in orchestra.aliases if public in self._models}
         # Floats are good enough to compare by; what a call may cost is reckoned in decimals.
@@ -102,6 +112,17 @@ class RoutingTable:
     def provider(self, model: str, account: str) -> str:
         """Return the provider of an account that serves ``model``."""
         return dict(self._accounts[model])[account]
+
+    def cost_max(self, candidate: Candidate, needs: Needs) -> Decimal | None:
+        """Return the dearest that the call may become on any of the candidate's accounts, in USD; None if unknown."""
+        info, providers = self._models[candidate.model], dict(self._accounts[candidate.model])
+        dearest = Decimal(0)
+        for provider in {providers[name] for name in candidate.accounts}:
+            cost = call_cost_max(info, needs, self._price(info.name, provider))
+            if cost is None:
+                return None
+            dearest = max(dearest, cost)
+        return dearest
 
     def find(self, wanted: str) -> str | None:
         """Return the public name that ``wanted``, a public name or an alias, stands for."""
@@ -318,6 +339,8 @@ class RoutingTable:
             elif row is not None and row.state == "dead":
                 reason = "its key is refused by the provider until a person acts"
                 excluded.append(Excluded(model=name, account=account, cause="dead key", reason=reason))
+            elif (dear := self._too_dear(info, provider, rules)) is not None:
+                excluded.append(Excluded(model=name, account=account, cause="cost", reason=dear))
             else:
                 accounts.append((account, provider))
         if not accounts:
@@ -325,6 +348,15 @@ class RoutingTable:
         if rules.wish.order:
             accounts.sort(key=lambda pair: _place_in(rules.wish.order, *pair))
         return Candidate(model=name, accounts=tuple(account for account, _ in accounts))
+
+    def _too_dear(self, info: ModelInfo, provider: str, rules: _Rules) -> str | None:
+        """Return why the client's ceiling of cost keeps the model at that provider out, if it does."""
+        if rules.cost_max is None:
+            return None
+        cost = call_cost_max(info, rules.needs, self._price(info.name, provider))
+        if cost is None:
+            return "its price is unknown, so no ceiling can be kept"
+        return f"it may cost {cost:f} USD, the ceiling is {rules.cost_max:f}" if cost > rules.cost_max else None
 
     def _check_wish(self, wish: RoutingWish) -> None:
         if wish.task_type is not None and wish.task_type not in self._routes:
@@ -383,12 +415,6 @@ def _against(info: ModelInfo, rules: _Rules) -> tuple[Cause, str] | None:
         return "images", "it takes no images"
     if needs.tools and info.tools is False:
         return "tools", "it calls no functions"
-    if rules.cost_max is not None:
-        cost = call_cost_max(info, needs)
-        if cost is None:
-            return "cost", "its price is unknown, so no ceiling can be kept"
-        if cost > rules.cost_max:
-            return "cost", f"it may cost {cost} USD, the ceiling is {rules.cost_max}"
     return None
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from app.domain.account_state import AccountBook
 from app.domain.accounts import AccountSpec, CoordinatorSpec, ModelInfo, Orchestra, Provider
+from app.domain.books.prices import PriceRow
 from app.domain.errors import InternalError
 from app.domain.hosting import host_name
 from app.domain.leases import Exchange, Exchanged
@@ -98,6 +100,8 @@ class OfficeHosts:
         self.messages: list[tuple[str, Exchange]] = []
         """Everything that holders sent, lost ones included."""
         self.suspected: list[str] = []
+        self.prices: tuple[PriceRow, ...] = ()
+        """Of the configuration that rosters are told."""
         self._specs: dict[str, list[AccountSpec]] = {}
         self._hosts: dict[str, _Host | None] = {}
         self._lives = 0
@@ -212,7 +216,7 @@ class OfficeHosts:
         """Give a roster the present snapshot."""
         accounts = [account for specs in self._specs.values() for account in specs]
         hosts = {account.name: host for host, specs in self._specs.items() for account in specs}
-        roster.update(an_orchestra(accounts), hosts, self.rows())
+        roster.update(replace(an_orchestra(accounts), prices=self.prices), hosts, self.rows())
 
     def _act(self, found: _Host, message: Exchange) -> Exchanged:
         office, now_ns = found.office, self._clock.monotonic_ns()

@@ -45,6 +45,7 @@ from app.services.gateway.caller_gate import Admitted, CallerGate
 from app.services.gateway.classify import Classifier
 from app.services.gateway.repeats import Repeats
 from app.services.gateway.spending import Billing, Spends
+from app.services.pricing import PriceList
 from app.services.roster import SnapshotRoster
 from app.services.single_flight import SingleFlight
 from app.services.telemetry.instruments import note_wait
@@ -143,6 +144,7 @@ class Gateway:
         self._flights: SingleFlight[tuple[ChatResult, Won]] = SingleFlight(FLIGHTS_MAX)
         self._repeats = repeats
         self._classifier = Classifier(attempts)
+        self._prices = PriceList(roster.orchestra, clock)
         self._table: RoutingTable | None = None
         self._table_of: Orchestra | None = None
 
@@ -279,7 +281,7 @@ class Gateway:
         """Return the routing table of the newest configuration."""
         orchestra = self._roster.orchestra()
         if self._table is None or self._table_of is not orchestra:
-            self._table, self._table_of = RoutingTable(orchestra), orchestra
+            self._table, self._table_of = RoutingTable(orchestra, self._prices.find), orchestra
         return self._table
 
     async def _answer(self, call: ClientCall, bid: Bid[ChatRequest]) -> tuple[ChatResult, Won | None, bool]:
@@ -417,6 +419,8 @@ def needs_of(request: ChatRequest, input_tokens: int) -> Needs:
         images=any(message.images for message in request.messages),
         tools=bool(request.tools),
         schema=request.output is not None,
+        choices=request.choices,
+        tier=asked_tier(request.extra),
     )
 
 

@@ -21,6 +21,9 @@ from app.domain.accounts import (
     StructuredOutput,
     Tier,
 )
+from app.domain.books.prices import PeakWindow, PriceRow, Rates, find_row
+from app.domain.chat import Usage
+from app.domain.cost import cost_usd, row_of_model
 from app.domain.errors import CapacityError, NotFoundError, RequestError
 from app.domain.gateway import ANONYMOUS, Caller, RoutingWish
 from app.domain.load import BucketLevel, LoadRow
@@ -28,8 +31,8 @@ from app.domain.model_list import describe_models
 from app.domain.outlook import expected_finish_s, expected_start_s
 from app.domain.placement import NEVER_S, Choice, ReadyCall, place
 from app.domain.route_explanation import explain
-from app.domain.routed import Needs, Routed, call_cost_max
-from app.domain.routing import RoutingTable
+from app.domain.routed import Needs, Routed
+from app.domain.routing import PriceOf, RoutingTable
 
 SMALL = Needs(input_tokens=100, output_tokens_max=100)
 ANY = RoutingWish()
@@ -82,7 +85,13 @@ def orchestra(**gateway: object) -> Orchestra:
     )
 
 
-TABLE = RoutingTable(orchestra())
+def price_of(*more: PriceRow) -> PriceOf:
+    """Return the prices of the models above, and of these rows, which stand before them."""
+    rows = (*(row for model in MODELS if (row := row_of_model(model)) is not None), *more)
+    return lambda model, provider: find_row(rows, model=model, provider=provider or None, at_s=0.0)
+
+
+TABLE = RoutingTable(orchestra(), price_of())
 
 
 def row(account: str, model: str, **fields: object) -> LoadRow:
@@ -117,7 +126,7 @@ def test_route_takes_only_the_named_model() -> None:
 
 def test_route_appends_the_configured_stand_ins() -> None:
     """`gateway.fallbacks` holds for named models, and what cannot serve the call stays out of it."""
-    table = RoutingTable(orchestra(fallbacks=(("flash", ("blind", "mini", "embed")),)))
+    table = RoutingTable(orchestra(fallbacks=(("flash", ("blind", "mini", "embed")),)), price_of())
 
     plain = table.route("flash", ANY, caller=ANONYMOUS, needs=SMALL)
     seeing = table.route("flash", ANY, caller=ANONYMOUS, needs=Needs(input_tokens=1, images=True))
@@ -233,6 +242,28 @@ def test_route_refuses_by_field(wanted: str, wish: RoutingWish, needs: Needs, pa
     assert caught.value.param == param
 
 
+def test_ceiling_of_cost_is_kept_by_the_prices_of_the_books() -> None:
+    """By each provider's own row, at its dearest hour, and not by what the table of models says."""
+    peak = PeakWindow(from_hour=1, to_hour=2, factor="4")
+    own = PriceRow(
+        price_id="own", model="flash", provider="deepseek", rates=Rates(input="1", output="2"), peaks=(peak,)
+    )
+    known = PriceRow(price_id="known", model="secret", rates=Rates(input="1", output="2"))
+    table = RoutingTable(orchestra(), price_of(own, known))
+    wish = RoutingWish(cost_usd_max="0.0003")
+
+    flash = table.survey("flash", wish, caller=ANONYMOUS, needs=SMALL)
+    secret = table.survey("secret", wish, caller=ANONYMOUS, needs=SMALL)
+    freely = table.survey("flash", ANY, caller=ANONYMOUS, needs=SMALL)
+
+    assert flash.candidates[0].accounts == ("one", "two")
+    assert [(item.account, item.cause) for item in flash.excluded] == [("three", "cost")]
+    assert "may cost 0.0012 USD, the ceiling is 0.0003" in flash.excluded[0].reason
+    assert models_of(secret) == ["secret"]
+    assert table.cost_max(flash.candidates[0], SMALL) == Decimal("0.0003")
+    assert table.cost_max(freely.candidates[0], SMALL) == Decimal("0.0012")
+
+
 def test_route_keeps_the_clients_order() -> None:
     """Providers and accounts that the client names go first, in that order, and the answer says that it is one."""
     found = routed("flash", RoutingWish(order=("deepseek", "two")))
@@ -309,9 +340,10 @@ def test_route_never_offers_what_is_excluded(
             assert candidate.model in served[name]
             assert not wish.providers or SERVED[name][0].value in wish.providers
         if wish.cost_usd_max is not None:
-            cost = call_cost_max(known, needs)
+            output = known.output_tokens_max if needs.output_tokens_max is None else needs.output_tokens_max
+            cost = cost_usd(Usage(input_tokens=needs.input_tokens, output_tokens=output), known)
             assert cost is not None
-            assert cost <= Decimal(wish.cost_usd_max)
+            assert Decimal(cost) <= Decimal(wish.cost_usd_max)
     asked = {TABLE.find(wanted)} - {None} or {name for name in NAMES if TABLE.model(name).kind == needs.kind}
     assert asked <= {*models_of(found), *(item.model for item in found.excluded)}
 
@@ -382,7 +414,7 @@ def test_auto_prefers_the_quicker_of_two_models_that_no_route_names() -> None:
         AccountSpec(name=name, provider=Provider.OPENAI, models=((model, model),))
         for name, model in (("one", "a"), ("two", "b"))
     )
-    table = RoutingTable(replace(orchestra(), models=(info("a"), info("b")), accounts=accounts, routes=()))
+    table = RoutingTable(replace(orchestra(), models=(info("a"), info("b")), accounts=accounts, routes=()), price_of())
     slow = row("one", "a", ttft_s=0.2, tokens_per_s=10.0, output_tokens=100.0)
     quick = row("two", "b", ttft_s=1.0, tokens_per_s=100.0, output_tokens=100.0)
 

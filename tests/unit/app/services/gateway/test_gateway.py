@@ -11,8 +11,8 @@ import pytest
 
 from app.domain.accounts import AccountSpec, CacheSpec, GatewaySpec, Provider
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult, FinishReason, Message, Role, Usage
-from app.domain.errors import ConflictError, NotFoundError, QuotaError, UpstreamError, UpstreamKind
-from app.domain.gateway import Asked, Caller, EmbeddingRequest, EmbeddingResult
+from app.domain.errors import ConflictError, NotFoundError, QuotaError, RequestError, UpstreamError, UpstreamKind
+from app.domain.gateway import Asked, Caller, EmbeddingRequest, EmbeddingResult, RoutingWish
 from app.domain.hosting import CALLERS_HOST, CALLERS_MODEL, caller_account
 from app.domain.limits import LimitSpec
 from app.domain.ports import Upstream
@@ -21,7 +21,7 @@ from app.services.gateway.attempts import Attempts
 from app.services.gateway.caller_gate import SLOT_PATIENCE_S, CallerGate
 from app.services.gateway.gateway import ClientCall, EmbeddingCall, Gateway
 from app.services.gateway.repeats import Repeats
-from tests.fakes.books import a_spending
+from tests.fakes.books import PRICE, a_spending
 from tests.fakes.permit_hosts import OfficeHosts, an_account, cancel
 from tests.fakes.permit_world import World, a_world, play
 from tests.fakes.repeat_keys import RowKeys
@@ -159,6 +159,31 @@ def test_gateway_charges_the_caller_with_what_was_used_when_a_call_is_answered()
             assert result.text == "hi"
             assert (facts.served.account, facts.served.model) == ("a", "m")
             assert facts.upstream_s == pytest.approx(1.0, abs=0.01)
+            assert await scene.used() == 50
+
+    play(story)
+
+
+def test_ceiling_of_cost_is_kept_by_the_prices_in_force() -> None:
+    """By the configuration's rows, all choices together, at the tier that is asked for: as the books reckon."""
+
+    async def story(clock: VirtualClock) -> None:
+        async with a_scene(clock) as scene:
+            scene.world.hosts.prices = (PRICE,)
+            await asyncio.sleep(3)  # the rosters hear of it
+            wish = RoutingWish(cost_usd_max="0.001")
+            result, _facts = await scene.gateway.complete(replace(scene.call(), wish=wish))
+            fast = replace(CHAT, extra=(("service_tier", '"priority"'),))
+            refusals = []
+            for chat in (replace(CHAT, output_tokens_max=500), replace(CHAT, choices=5), fast):
+                with pytest.raises(RequestError) as refused:
+                    await scene.gateway.complete(replace(scene.call(chat), wish=wish))
+                assert refused.value.param == "x-tutti-max-cost"
+                refusals.append(refused.value.message)
+
+            assert result.text == "hi"
+            assert ["it may cost" in said for said in refusals] == [True, True, False]
+            assert "its price is unknown" in refusals[2]
             assert await scene.used() == 50
 
     play(story)
