@@ -338,10 +338,7 @@ class Directory:
         models = tuple(model for model in orchestra.models if model.name in wanted)
         await self._clients.configure(host.name, orchestra.version, host.accounts, models, orchestra.telemetry)
         incarnation, _configured, rows = await self._clients.status(host.name)
-        if incarnation != host.incarnation:
-            if host.incarnation:
-                self._tells.emit("actor.ended", actor=host.name, outcome="failure", reason="died")
-            self._tells.emit("actor.started", actor=host.name)
+        self._tell_life(host.name, host.incarnation, incarnation)
         host.configured, host.incarnation, host.rows, host.problem = orchestra.version, incarnation, tuple(rows), ""
 
     async def _retire(self, host: _Host) -> None:
@@ -368,6 +365,7 @@ class Directory:
             try:
                 life = await events.configure(orchestra.events)
                 if life != self._store_life:
+                    self._tell_life("store", self._store_life, life)
                     # It has budgets and prices on disk, and where alerts go only from us.
                     self._store_life, self._booked_version = life, None
             except GatewayError as error:
@@ -376,6 +374,14 @@ class Directory:
             providers = {account.name: account.provider.value for account in orchestra.accounts}
             self._watch_accounts.look(rows, providers, asyncio.get_running_loop().time())
             await asyncio.sleep(EVENTS_PERIOD_S)
+
+    def _tell_life(self, actor: str, before: str, now: str) -> None:
+        """Tell that an actor lives, where it is another life than before; nobody else sees that one ended."""
+        if now == before:
+            return
+        if before:
+            self._tells.emit("actor.ended", actor=actor, outcome="failure", reason="died")
+        self._tells.emit("actor.started", actor=actor)
 
     def _tell_configuration(self, orchestra: Orchestra, reason: str, changed: Sequence[str] = ()) -> None:
         self._tells.emit(

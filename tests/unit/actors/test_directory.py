@@ -108,9 +108,12 @@ class HeardEvents:
     def __init__(self) -> None:
         self.life = "first life"
         self.heard = 0
+        self.told: list[tuple[str, object]] = []
+        """(type, actor) of events about actors."""
 
     def emit(self, event_type: str, /, *, at_ns: int | None = None, **values: object) -> None:
-        pass
+        if event_type.startswith("actor."):
+            self.told.append((event_type, values["actor"]))
 
     async def configure(self, spec: EventsSpec) -> str:
         self.heard += 1
@@ -236,6 +239,25 @@ async def test_store_that_was_restarted_hears_again_where_alerts_go(
 
     assert calm <= 2  # with the configuration, and when the first life was met
     assert set(world.webhooks) == {hook}
+    assert [event_type for event_type, actor in events.told if actor == "store"] == [
+        *("actor.started", "actor.ended", "actor.started")
+    ]
+
+
+async def test_lives_of_an_account_actor_are_told(world: World) -> None:
+    """That it died is seen by who looks after it, once, and not by itself."""
+    events = HeardEvents()
+    directory = Directory(world, world, world, events)
+    await started(directory, orchestra("a"))
+    world.restart("account-a")
+    await directory.suspect("account-a")
+    await eventually(lambda: world.configured.get("account-a") == ["a"])
+    await eventually(lambda: len([actor for _type, actor in events.told if actor == "account-a"]) == 3)
+    await directory.drain(0.1)
+
+    assert [event_type for event_type, actor in events.told if actor == "account-a"] == [
+        *("actor.started", "actor.ended", "actor.started")
+    ]
 
 
 async def test_start_that_is_given_up_leaves_accounts_that_are_looked_after(directory: Directory, world: World) -> None:
