@@ -55,6 +55,8 @@ class Needs:
     tools: bool = False
     schema: bool = False
     """Whether the answer must satisfy a JSON schema."""
+    billed_input_tokens: int | None = None
+    """Where several texts are sent of which each must fit: all of them together. None: ``input_tokens``."""
     choices: int = 1
     """Answers that are generated, and paid for."""
     tier: str = STANDARD
@@ -93,7 +95,8 @@ class Routed:
 def call_cost_max(info: ModelInfo, needs: Needs, price: PriceRow | None) -> Decimal | None:
     """Return the dearest that the call may become on this model at that price, in USD; None where it is unknown."""
     output = info.output_tokens_max if needs.output_tokens_max is None else needs.output_tokens_max
-    nano = ceiling_nano(needs.input_tokens, output * needs.choices, at_tier(price, needs.tier))
+    read = needs.input_tokens if needs.billed_input_tokens is None else needs.billed_input_tokens
+    nano = ceiling_nano(read, output * needs.choices, at_tier(price, needs.tier))
     return None if nano is None else Decimal(usd_from_nano(nano))
 
 

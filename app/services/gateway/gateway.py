@@ -201,7 +201,13 @@ class Gateway:
     async def _embed(self, call: EmbeddingCall) -> tuple[EmbeddingResult, Facts]:
         request, sizes = call.request, [text_tokens(text) for text in call.request.inputs]
         input_tokens = sum(sizes)
-        needs = Needs(input_tokens=max(sizes), output_tokens_max=0, kind="embedding")
+        needs = Needs(
+            input_tokens=max(sizes),
+            output_tokens_max=0,
+            kind="embedding",
+            billed_input_tokens=input_tokens,
+            tier=asked_tier(request.extra),
+        )
         rows, now_s = self._roster.load() if request.model in ("", AUTO) else (), self._clock.monotonic_ns() / 1e9
         routed = self.table().route(request.model, call.wish, caller=call.caller, needs=needs, rows=rows, now_s=now_s)
         bid = Bid(
