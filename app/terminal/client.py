@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from http import HTTPStatus
 from typing import cast
 from urllib.parse import quote
 
@@ -297,6 +298,9 @@ def _error_of(status: int, body: Mapping[str, Json]) -> GatewayError:
     detail = cast("dict[str, Json]", body.get("error")) if isinstance(body.get("error"), dict) else {}
     kind = _ERROR_OF_TYPE.get(str(detail.get("type")), RequestError if status < 500 else InternalError)
     param, remedy = detail.get("param"), detail.get("remedy")
+    if status == HTTPStatus.UNAUTHORIZED:
+        # A client is told which header to send; here it is we who send it.
+        remedy = f"Set {settings.KEY_VARIABLE} to one of the server's keys (auth.keys)."
     return kind(
         str(detail.get("message") or f"The server answered with status {status}."),
         param=param if isinstance(param, str) else None,

@@ -8,7 +8,7 @@ from contextlib import suppress
 import httpx
 import pytest
 
-from app.domain.errors import CapacityError, ConfigurationError, InternalError
+from app.domain.errors import CapacityError, ConfigurationError, GatewayError, InternalError
 from app.domain.ports import Desk
 from app.domain.run import RunRequest, RunStatus
 from app.http.app import build_app
@@ -129,6 +129,18 @@ async def test_client_raises_the_servers_errors_with_field_and_remedy(client: Ht
         await client.start(RunRequest(text=PLAIN))
     assert (wrong.value.param, wrong.value.remedy) == ("accounts[1].name", "Rename.")
     assert full.value.remedy == "Wait."
+
+
+async def test_client_without_a_key_names_the_variable_that_takes_one() -> None:
+    """The server names the header, which nobody at a command line can set."""
+    body = {"error": {"type": "access_error", "message": "an API key is needed", "remedy": "send `Authorization: …`"}}
+    client = HttpDesk("http://tutti", transport=httpx.MockTransport(lambda _request: httpx.Response(401, json=body)))
+    with pytest.raises(GatewayError, match="an API key is needed") as caught:
+        await client.accounts()
+    await client.aclose()
+
+    assert caught.value.remedy is not None
+    assert "TUTTI_API_KEY" in caught.value.remedy
 
 
 async def test_client_takes_up_a_broken_stream_where_it_was(behind: FakeDesk) -> None:
