@@ -341,7 +341,8 @@ def test_serve_run_and_the_job_share_the_account_actors(head: Head, simulator: S
     found = documents(head.folder / "results.jsonl")
     stats = simulator.stats()
 
-    assert set(before) == {"store", "directory", "coordinator", *(f"account-{n}" for n in ("alpha", "beta", "chief"))}
+    accounts = {f"account-{name}" for name in ("alpha", "beta", "chief")}
+    assert set(before) == {"store", "directory", "coordinator", "events", *accounts}
     assert after == before
     assert "succeeded" in said
     assert {document["line"]: document["answer"] for document in found} == {
