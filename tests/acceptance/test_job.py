@@ -350,8 +350,9 @@ def test_serve_run_and_the_job_share_the_account_actors(head: Head, simulator: S
     }
     assert {document["answer"] for document in served} == {ENGLISH.answer}
     assert {document["run_id"] for document in (*found, *served)} <= {row["run_id"] for row in listed["data"]}
-    # Limits count per model: the key that serves one model shows them. Two sets of actors would reach twice as many.
-    assert stats["keys"]["sk-alpha"]["in_flight_max"] == CONCURRENCY
+    # Limits count per model: a key that serves one model shows them. Two sets of actors could reach twice as many; how
+    # many there are at once depends on how busy this machine is.
+    assert 1 <= stats["keys"]["sk-alpha"]["in_flight_max"] <= CONCURRENCY
     assert all(counts["in_flight_max"] <= CONCURRENCY for key, counts in stats["keys"].items() if key != "sk-chief")
     assert stats["keys"]["sk-chief"]["in_flight_max"] <= 2 * CONCURRENCY
 
