@@ -1,7 +1,8 @@
 """Tells events from inside a process: at once for who tells, in batches for who keeps them.
 
-``emit`` costs a microsecond and can neither block nor fail; events are serialised and handed over behind it, a few
-times a second. ``record`` is for what must be kept before anything else happens: it returns once the event is on disk.
+``emit`` costs a microsecond and can neither block nor fail; events are serialised and handed over behind it, once a
+second: every batch is a message and a transaction on disk. ``record`` is for what must be kept before anything
+else happens: it returns once the event is on disk.
 Bounded: where the spool does not answer for long, telemetry loses its oldest, then everything its newest; the loss is
 counted, and told as an event of its own.
 """
@@ -21,7 +22,7 @@ from app.domain.events.schema import SAMPLED, TYPE
 from app.domain.ports import Clock, EventKeeper
 from app.domain.trace_context import NO_SPAN, current
 
-FLUSH_S = 0.25
+FLUSH_S = 1.0
 EVENTS_MAX = 20_000
 """That wait in a process, of what may be lost, and again of what may not."""
 BATCH_MAX = 2_000
