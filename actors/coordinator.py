@@ -24,7 +24,7 @@ from actors.handles import DirectoryHandle, HostHandles, StoreHandle
 from app.domain.accounts import Orchestra
 from app.domain.books.budgets import Owners
 from app.domain.books.money import is_amount
-from app.domain.errors import CapacityError, ConflictError, GatewayError, RequestError
+from app.domain.errors import CapacityError, ConflictError, GatewayError, RequestError, RunTakenError
 from app.domain.rework import forked, to_redo
 from app.domain.run import RunRecord, RunRequest, RunStatus
 from app.services.conduct import Conductor, Tools
@@ -314,7 +314,7 @@ class Coordinator:
         async with room:
             try:
                 taken = await self._take(await self._journal.get_run(run_id))
-            except ConflictError as error:
+            except RunTakenError as error:
                 _log.warning("left alone: %s", error.message)
                 return None
             except GatewayError as error:

@@ -127,6 +127,10 @@ class ConflictError(RequestError):
     """The thing exists but is not in a state that allows this."""
 
 
+class RunTakenError(ConflictError):
+    """Another conductor has the run by now: what this one still wants to write of it is void."""
+
+
 class TokenBudgetError(RequestError):
     """The run's own ceiling of tokens leaves no room for this call."""
 

@@ -250,7 +250,7 @@ class Roster(Protocol):
 class Journal(Protocol):
     """Durable state of runs; implemented by the store actor's handle. Every method is committed when it returns.
 
-    Every write of a conductor names the epoch in which it took the run, and raises ConflictError once somebody else
+    Every write of a conductor names the epoch in which it took the run, and raises RunTakenError once somebody else
     has taken it: nothing is written then. 0 is a run that nobody has taken.
     """
 

@@ -31,6 +31,7 @@ from app.domain.errors import (
     NotFoundError,
     QuotaError,
     RequestError,
+    RunTakenError,
     TokenBudgetError,
     UpstreamError,
     UpstreamKind,
@@ -61,6 +62,9 @@ TABLE: Mapping[type[GatewayError], WireKind] = {
     ),
     ConflictError: WireKind(
         status=409, type="conflict_error", remedy="Look at the present state with GET /v1/projects/{id}."
+    ),
+    RunTakenError: WireKind(
+        status=409, type="conflict_error", remedy="Nothing: the run is looked after by its conductor of now."
     ),
     TokenBudgetError: WireKind(
         status=400, type="token_budget_error", remedy="Raise `max_tokens_total`, or leave it out."

@@ -163,6 +163,9 @@ class Conductor:
             if not self._journal.lost:
                 raise
             _log.warning("%s has another conductor; this one stops", self.record.run_id)
+        finally:
+            # From here on whoever called this is in the same task, and is not ours to stop.
+            self._conducting = None
         with contextlib.suppress(GatewayError):
             await self.log.close()
         return self.record

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from app.domain.books.entries import Command
-from app.domain.errors import CancelledError, ConflictError
+from app.domain.errors import CancelledError, RunTakenError
 from app.domain.plan import Plan
 from app.domain.ports import Journal
 from app.domain.run import CallRecord, RunEvent, RunRecord, TaskRecord
@@ -85,6 +85,6 @@ class _Fence:
             raise self._journal.gone()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, ConflictError):
+        if isinstance(error, RunTakenError):
             self._journal.lose()
             raise self._journal.gone() from error

@@ -90,13 +90,16 @@ class RunLog:
             self._flusher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._flusher
-        if self._pending:
-            await self.commit(self._journal.append_events)
+        await self.commit(self._append)  # and waits for a flush that is on its way
 
     async def _flush_soon(self) -> None:
         await asyncio.sleep(FLUSH_S)
         self._flusher = None
         try:
-            await self.commit(self._journal.append_events)
+            await self.commit(self._append)
         except GatewayError as error:
             _log.warning("progress lines of %s wait: %s", self._run_id, error.message)
+
+    async def _append(self, lines: Sequence[RunEvent]) -> None:
+        if lines:
+            await self._journal.append_events(lines)

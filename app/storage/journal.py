@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from sqlalchemy import BindParameter, Connection, Row, and_, bindparam, func, insert, or_, select, update
 
 from app.domain.books.budgets import Owners
-from app.domain.errors import ConflictError, NotFoundError
+from app.domain.errors import ConflictError, NotFoundError, RunTakenError
 from app.domain.events.facts import run_events_told
 from app.domain.run import CallRecord, CallState, RunEvent, RunRecord, RunStatus, TaskRecord, TaskState
 from app.storage import codec, outbox, run_budgets, tables
@@ -101,7 +101,7 @@ def take_run(connection: Connection, run_id: str, epoch: int, owner: str) -> Run
 
     Raises:
         NotFoundError: there is no such run.
-        ConflictError: somebody else took it meanwhile.
+        RunTakenError: somebody else took it meanwhile.
     """
     run = tables.run.c
     taken = connection.execute(
@@ -119,7 +119,7 @@ def take_run(connection: Connection, run_id: str, epoch: int, owner: str) -> Run
 
 
 def require_epoch(connection: Connection, run_ids: Iterable[str], epoch: int) -> None:
-    """Refuse to go on where one of these runs has another conductor by now; raises ConflictError, NotFoundError."""
+    """Refuse to go on where one of these runs has another conductor by now; raises RunTakenError, NotFoundError."""
     wanted = set(run_ids)
     epochs = find_epochs(connection, wanted)
     for run_id in sorted(wanted):
@@ -135,7 +135,7 @@ def find_epochs(connection: Connection, run_ids: Iterable[str]) -> dict[str, int
     return {row.id: row.owner_epoch for row in rows}
 
 
-def lost(run_id: str, epoch: int, epochs: Mapping[str, int]) -> ConflictError | NotFoundError | None:
+def lost(run_id: str, epoch: int, epochs: Mapping[str, int]) -> RunTakenError | NotFoundError | None:
     """Return why the conductor of ``epoch`` may not write of the run any more; None where it may."""
     if run_id not in epochs:
         return _no_run(run_id)
@@ -147,7 +147,7 @@ def update_run(connection: Connection, record: RunRecord) -> None:
 
     Raises:
         NotFoundError: there is no such run.
-        ConflictError: somebody else conducts it by now.
+        RunTakenError: somebody else conducts it by now.
     """
     document_sha = None
     if record.document is not None:
@@ -385,8 +385,8 @@ def _no_run(run_id: str) -> NotFoundError:
     return NotFoundError(f"there is no run {run_id!r}", param="run_id", remedy=REMEDY_NO_RUN)
 
 
-def _taken(run_id: str) -> ConflictError:
-    return ConflictError(
+def _taken(run_id: str) -> RunTakenError:
+    return RunTakenError(
         f"the run {run_id!r} has another conductor by now", param="run_id", remedy="nothing: it is looked after"
     )
 
