@@ -201,6 +201,8 @@ class RunEvent:
     payload: dict[str, Json] = field(default_factory=dict)
     trace_id: str = field(default="", compare=False)
     """The run's trace, for events that leave the house; not kept with the line, which is the run's own."""
+    buyers: Owners = field(default_factory=Owners, compare=False)
+    """On whose behalf the run is; as its trace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -137,8 +137,8 @@ def summary_of(body: Mapping[str, Json]) -> RunRecord:
 
 
 def event_json(event: RunEvent) -> dict[str, Json]:
-    """Return an event as it stands in the data of an SSE message; its trace is the run's."""
-    return {name: value for name, value in plain(event).items() if name != "trace_id"}
+    """Return an event as it stands in the data of an SSE message; trace and buyers are the run's."""
+    return {name: value for name, value in plain(event).items() if name not in ("trace_id", "buyers")}
 
 
 def event_of(body: Mapping[str, Json]) -> RunEvent:

@@ -95,11 +95,11 @@ class Conductor:
         self._tools = tools
         self._journal = RunJournal(tools.journal, record.run_id, record.epoch, on_lost=self._stop)
         self._conducting: asyncio.Task[object] | None = None
-        trace = record.request.trace
-        self.log = RunLog(record.run_id, self._journal, tools.clock, trace_id=trace.trace_id if trace else "")
         limits = RunLimits(tokens_max=record.request.tokens_max, retry_share=tools.orchestra.coordinator.retry_share)
         buyers = record.request.buyers
         owners = replace(buyers, tenant=buyers.tenant or tools.orchestra.tenant, run=record.run_id)
+        trace_id = record.request.trace.trace_id if record.request.trace is not None else ""
+        self.log = RunLog(record.run_id, self._journal, tools.clock, trace_id=trace_id, buyers=owners)
         self._books = RunBooks(lambda: tools.orchestra, tools.clock, owners)
         self.caller = RunCaller(
             tools.caller,

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from app.domain.books.budgets import Owners
 from app.domain.chat import Json
 from app.domain.errors import GatewayError
 from app.domain.ports import Clock
@@ -39,13 +40,17 @@ class RunLog:
         journal: Where they go, in the name of the run's conductor.
         clock: Stamps them.
         trace_id: The run's trace.
+        buyers: On whose behalf the run is.
 
     Not thread-safe: the conductor's event loop is the lock.
     """
 
-    def __init__(self, run_id: str, journal: EventJournal, clock: Clock, *, trace_id: str = "") -> None:
+    def __init__(
+        self, run_id: str, journal: EventJournal, clock: Clock, *, trace_id: str = "", buyers: Owners | None = None
+    ) -> None:
         self._run_id = run_id
         self._trace_id = trace_id
+        self._buyers = buyers or Owners()
         self._journal = journal
         self._clock = clock
         self._pending: list[RunEvent] = []
@@ -64,6 +69,7 @@ class RunLog:
                 attempt=attempt,
                 payload=payload,
                 trace_id=self._trace_id,
+                buyers=self._buyers,
             )
         )
         if len(self._pending) > LINES_MAX:

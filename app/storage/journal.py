@@ -268,16 +268,7 @@ def append_events(connection: Connection, events: Sequence[RunEvent]) -> list[Ru
         if item.run_id not in last:
             last[item.run_id] = connection.execute(_LAST_SEQ, {"of_run": item.run_id}).scalar() or 0
         last[item.run_id] += 1
-        event = RunEvent(
-            run_id=item.run_id,
-            seq=last[item.run_id],
-            kind=item.kind,
-            at_s=item.at_s,
-            task_id=item.task_id,
-            attempt=item.attempt,
-            payload=item.payload,
-            trace_id=item.trace_id,
-        )
+        event = replace(item, seq=last[item.run_id])
         numbered.append(event)
         rows.append(
             {

@@ -71,7 +71,7 @@ def _events(connection: Connection, run_id: str) -> Iterable[dict[str, Any]]:
     while events := journal.events_after(connection, run_id, seq, limit=EVENTS_AT_ONCE):
         for event in events:
             line = asdict(event)
-            del line["trace_id"]  # the run's, which stands in run.json
+            del line["trace_id"], line["buyers"]  # the run's, which stand in run.json
             yield line
         seq = events[-1].seq
 
