@@ -6,15 +6,14 @@ that the alert of books that differ hears of it wherever events go.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 
 from sqlalchemy import Connection
 
+from actors.chores import keep_doing
 from actors.outbox_rows import Transaction
 from app.domain.books.figures import Difference
-from app.domain.errors import GatewayError
 from app.domain.events.facts import verified_told
 from app.storage import books_checks, outbox
 from app.storage.books_reads import as_of_one_moment, as_of_one_moment_at_length
@@ -59,17 +58,9 @@ class BooksWatch:
 
     async def run(self) -> None:
         """Look for ever: soon after the opening, then once a day."""
-        pause_s = FIRST_S
-        while True:
-            await asyncio.sleep(pause_s)
-            pause_s = RETRY_S
-            try:
-                await self.look()
-                pause_s = PERIOD_S
-            except GatewayError as error:
-                _log.warning("the books were not looked at: %s", error.message)
-            except Exception:  # noqa: BLE001  outermost edge of the task: the next look may succeed
-                _log.exception("looking at the books failed")
+        await keep_doing(
+            self.look, failing="the books were not looked at", first_s=FIRST_S, period_s=PERIOD_S, retry_s=RETRY_S
+        )
 
     async def _told(self, found: list[Difference]) -> list[Difference]:
         told = [verified_told(len(found), self._wall_s())]

@@ -10,6 +10,7 @@ ids. Where the disk is full, or the file was damaged, it says so in its log, in 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -22,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
+from actors.chores import keep_doing
 from app.domain.errors import CapacityError, GatewayError
 from app.domain.events.batches import BatchKept, EventBatch, EventTerms
 from app.domain.events.record import EventIds, EventRecord, Origin, Recorder
@@ -66,6 +68,7 @@ class EventLog:
         self._waiting: list[_Waiting] = []
         self._writing: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._backlog_told_s = 0.0
         self._recorder = Recorder(own_origin("events"), EventIds(secrets.randbits(62)), spec.profile)
         self._trouble = ""
         self._full = ""
@@ -228,7 +231,11 @@ class EventLog:
                 _log.error("%s; %s", error.message, error.remedy)
             raise
         if self._looking is None:
-            self._looking = asyncio.create_task(self._look_for_ever())
+            self._backlog_told_s = self._wall_s()
+            looking = keep_doing(
+                self._look, failing="looking after the spool of events failed", period_s=EXPIRY_PERIOD_S
+            )
+            self._looking = asyncio.create_task(looking)
         return value
 
     def _do(self, command: Callable[[Spool], Value]) -> Value:
@@ -249,22 +256,15 @@ class EventLog:
         self._spool = spool
         return spool
 
-    async def _look_for_ever(self) -> None:
+    async def _look(self) -> None:
         """Forget what is old, and tell once a minute how much waits."""
-        told_s = self._wall_s()
-        while True:
-            try:
-                await self._run(self._expire)
-                if self._lost:
-                    await self._write_group([])
-                if self._spec.ships and self._wall_s() - told_s >= BACKLOG_PERIOD_S:
-                    told_s = self._wall_s()
-                    await self._tell_backlog()
-            except GatewayError:
-                pass  # said by ``_run``
-            except Exception:  # noqa: BLE001  outermost edge of the task: the next look may succeed
-                _log.exception("looking after the spool of events failed")
-            await asyncio.sleep(EXPIRY_PERIOD_S)
+        with contextlib.suppress(GatewayError):  # said by ``_run``
+            await self._run(self._expire)
+            if self._lost:
+                await self._write_group([])
+            if self._spec.ships and self._wall_s() - self._backlog_told_s >= BACKLOG_PERIOD_S:
+                self._backlog_told_s = self._wall_s()
+                await self._tell_backlog()
 
     def _expire(self, spool: Spool) -> int:
         return spool.expire(keep_s=self._spec.keep_days * DAY_S, ships=self._ships)

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 
 from actors import metrics
+from actors.chores import keep_doing
 from actors.event_handles import OutboxHandle, SpoolHandle
 from app.domain.errors import ConflictError, GatewayError
 from app.domain.events.delivery import Pace, ShippingState
@@ -57,12 +58,14 @@ class LogShipper:
     ) -> None:
         self._sources = sources
         self._configured = configured
-        self._follow_s = follow_s
         self._spec: EventsSpec | None = None
         self._receiver: Receiver | None = None
         self._shippers: list[Shipper] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self._following = asyncio.create_task(self._follow())
+        following = keep_doing(
+            self._follow, failing="the configuration of shipping could not be followed", period_s=follow_s
+        )
+        self._following = asyncio.create_task(following)
 
     async def states(self) -> list[ShippingState]:
         """Return how it goes, source by source; empty where no receiver is configured."""
@@ -89,17 +92,11 @@ class LogShipper:
         await self._stop()
 
     async def _follow(self) -> None:
-        """Do what is configured, for ever."""
-        while True:
-            try:
-                spec = await self._configured()
-                if spec != self._spec:
-                    await self._use(spec)
-            except GatewayError:
-                pass  # the spool's actor is away: its shippers wait for it as well
-            except Exception:  # noqa: BLE001  outermost edge of the task: the next look may succeed
-                _log.exception("the configuration of shipping could not be followed")
-            await asyncio.sleep(self._follow_s)
+        """Do what is configured."""
+        with contextlib.suppress(GatewayError):  # the spool's actor is away: its shippers wait for it as well
+            spec = await self._configured()
+            if spec != self._spec:
+                await self._use(spec)
 
     async def _use(self, spec: EventsSpec) -> None:
         await self._stop()
@@ -109,10 +106,15 @@ class LogShipper:
                 pace = Pace(receiver.docs_max, receiver.bytes_max)
                 shipper = Shipper(source, receiver.sink, pace, chance=random.random, name=name)
                 self._shippers.append(shipper)
-                self._tasks.append(asyncio.create_task(_for_ever(shipper.run)))
+                # It ends with a bug of ours only, and begins again: nothing is lost by that.
+                shipping = keep_doing(shipper.run, failing="shipping failed, and begins again", period_s=FAILED_PAUSE_S)
+                self._tasks.append(asyncio.create_task(shipping))
             if receiver.http is not None and spec.elasticsearch is not None:
-                keeping = functools.partial(_keep_days, receiver.http, spec.elasticsearch)
-                self._tasks.append(asyncio.create_task(_for_ever(keeping)))
+                look = functools.partial(_drop_days, receiver.http, spec.elasticsearch)
+                dropping = keep_doing(
+                    look, failing="days that are over were not deleted", period_s=UPKEEP_S, retry_s=FAILED_PAUSE_S
+                )
+                self._tasks.append(asyncio.create_task(dropping))
         self._spec, self._receiver = spec, receiver
 
     async def _stop(self) -> None:
@@ -132,38 +134,28 @@ class LogShipperActor(LogShipper):
         spool = SpoolHandle(namespace)
         super().__init__({"spool": spool, "outbox": OutboxHandle(namespace)}, spool.spec)
         metrics.follow(wanted=True)
-        self._measuring = asyncio.create_task(_for_ever(functools.partial(measure, self._sources)))
+        measuring = keep_doing(
+            functools.partial(_measure, self._sources), failing="what waits was not measured", period_s=MEASURE_S
+        )
+        self._measuring = asyncio.create_task(measuring)
 
     def __repr__(self) -> str:
         return "tutti log shipper"  # as Ray's dashboard and logs show it
 
 
-async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
-    """Begin again after a bug of ours: nothing is lost by that."""
-    while True:
-        try:
-            await work()
-        except Exception:  # noqa: BLE001  outermost edge of the task
-            _log.exception("shipping failed, and begins again")
-        await asyncio.sleep(FAILED_PAUSE_S)
+async def _measure(sources: Mapping[str, EventSource]) -> None:
+    """Set the levels of what waits."""
+    for name, source in sources.items():
+        with contextlib.suppress(GatewayError):  # a source that is away keeps its last level
+            measure_backlog(name, await source.backlog())
 
 
-async def measure(sources: Mapping[str, EventSource], *, period_s: float = MEASURE_S) -> None:
-    """Set the levels of what waits, for ever."""
-    while True:
-        for name, source in sources.items():
-            with contextlib.suppress(GatewayError):  # a source that is away keeps its last level
-                measure_backlog(name, await source.backlog())
-        await asyncio.sleep(period_s)
-
-
-async def _keep_days(http: ElasticsearchHttp, spec: ElasticsearchSpec) -> None:
-    """Delete days that are over, once an hour, unless the server does."""
-    while spec.keep_days is not None:
-        with contextlib.suppress(GatewayError):
-            if not await has_lifecycle(http, spec.index_prefix):
-                today = datetime.fromtimestamp(time.time(), UTC).date()
-                for name in await drop_days(http, spec.index_prefix, keep_days=spec.keep_days, today=today):
-                    _log.warning("index %s was deleted: its day is over", name)
-        await asyncio.sleep(UPKEEP_S)
-    await asyncio.Event().wait()
+async def _drop_days(http: ElasticsearchHttp, spec: ElasticsearchSpec) -> None:
+    """Delete days that are over, unless they are kept for ever, or the server does it."""
+    if spec.keep_days is None:
+        return
+    with contextlib.suppress(GatewayError):  # the shippers say how it fares; the next look may find it
+        if not await has_lifecycle(http, spec.index_prefix):
+            today = datetime.fromtimestamp(time.time(), UTC).date()
+            for name in await drop_days(http, spec.index_prefix, keep_days=spec.keep_days, today=today):
+                _log.warning("index %s was deleted: its day is over", name)

@@ -28,6 +28,7 @@ from sqlalchemy import Connection
 from actors.alerts import Alerts
 from actors.books_watch import BooksWatch
 from actors.call_writes import CallWrites, said_at
+from actors.chores import keep_doing
 from actors.outbox_rows import OutboxRows
 from actors.repeat_rows import RepeatRows
 from app.domain.books.budgets import BudgetSpec
@@ -394,7 +395,8 @@ class Store:
         # Migrating takes as long as it takes; the event loop goes on answering.
         opened = await asyncio.to_thread(open_store, self._place)
         self._opened = opened
-        self._chores = (asyncio.create_task(self._expire_for_ever()), asyncio.create_task(self._watch.run()))
+        expiring = keep_doing(self._expire, failing="overdue holds were not looked for", period_s=EXPIRY_PERIOD_S)
+        self._chores = (asyncio.create_task(expiring), asyncio.create_task(self._watch.run()))
         return opened
 
     def _end_opening(self, opening: asyncio.Task[Opened]) -> None:
@@ -402,17 +404,10 @@ class Store:
         if not opening.cancelled():
             opening.exception()  # taken: whoever waited has it, unless all have given up
 
-    async def _expire_for_ever(self) -> None:
-        while True:
-            try:
-                await self.expire_holds()
-                await self.expire_repeats()
-                await self._outbox.expire()
-            except GatewayError as error:
-                _log.warning("overdue holds were not looked for: %s", error.message)
-            except Exception:  # noqa: BLE001  outermost edge of the task: the next look may succeed
-                _log.exception("looking for overdue holds failed")
-            await asyncio.sleep(EXPIRY_PERIOD_S)
+    async def _expire(self) -> None:
+        await self.expire_holds()
+        await self.expire_repeats()
+        await self._outbox.expire()
 
     async def _book(self) -> None:
         while self._books_waiting:
