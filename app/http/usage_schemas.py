@@ -15,7 +15,7 @@ class CostFigures(BaseModel):
     input_tokens: int
     output_tokens: int
     cost_usd: str | None = Field(description="Decimal text; null where nothing of it is known.")
-    savings_usd: str = Field(description="What was not paid because an answer was kept.")
+    savings_usd: str = Field(description="What was not paid because we kept an answer, or the provider a prompt.")
 
 
 class StatsFigures(CostFigures):

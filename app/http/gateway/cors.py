@@ -14,8 +14,12 @@ from app.http.gateway.door import GatewayFactory
 
 MAX_AGE_S = 600
 _EXPOSED = (
-    b"x-request-id, retry-after, x-tutti-account, x-tutti-model, x-tutti-cost, x-tutti-overhead-ms, x-tutti-run-id, "
-    b"x-trace-id"
+    b"x-request-id, request-id, x-trace-id, retry-after, x-should-retry, "
+    b"x-tutti-account, x-tutti-model, x-tutti-cost, x-tutti-overhead-ms, x-tutti-cache, x-tutti-run-id, "
+) + b", ".join(
+    b"x-ratelimit-%s-%s" % (what, kind)
+    for what in (b"limit", b"remaining", b"reset")
+    for kind in (b"requests", b"tokens", b"input-tokens", b"output-tokens")
 )
 
 

@@ -21,6 +21,8 @@ from app.http.errors import HttpProblem, wire_kind
 
 _BUSY = frozenset({UpstreamKind.MINUTE_LIMIT, UpstreamKind.DAY_LIMIT})
 RETRY_AFTER_MIN_S = 1
+RETRY_AFTER_UNKNOWN_S = 5
+"""Told where nobody knows when it gets better."""
 
 
 def status_of(error: GatewayError) -> tuple[int, str]:
@@ -40,14 +42,13 @@ def status_of(error: GatewayError) -> tuple[int, str]:
 
 def headers_of(error: GatewayError, status: int) -> list[tuple[bytes, bytes]]:
     """Return the headers of an error: when to come back, and whether coming back is worth anything."""
-    headers: list[tuple[bytes, bytes]] = []
     retry_after_s = getattr(error, "retry_after_s", None)
-    if status in (429, 503):
-        seconds = max(RETRY_AFTER_MIN_S, math.ceil(retry_after_s if retry_after_s is not None else 5))
-        headers.append((b"retry-after", str(seconds).encode()))
     if isinstance(error, QuotaError) and retry_after_s is None:
-        headers.append((b"x-should-retry", b"false"))
-    return headers
+        return [(b"x-should-retry", b"false")]
+    if status not in (429, 503):
+        return []
+    seconds = max(RETRY_AFTER_MIN_S, math.ceil(retry_after_s if retry_after_s is not None else RETRY_AFTER_UNKNOWN_S))
+    return [(b"retry-after", str(seconds).encode())]
 
 
 def message_of(error: GatewayError) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import cast
+from typing import cast, get_args
 
 import httpx
 import pytest
@@ -12,12 +12,17 @@ from fastapi import FastAPI
 
 from app import settings
 from app.domain.accounts import GatewaySpec, Orchestra
+from app.domain.allowance import Allowance
 from app.domain.callers import CallerSpec, hash_key
-from app.domain.gateway import Caller
+from app.domain.errors import CapacityError, QuotaError
+from app.domain.gateway import Caller, Served
+from app.domain.load import BucketKind
 from app.http.gateway.access import KeyNeeded
+from app.http.gateway.answer_headers import answer_headers, limit_headers
 from app.http.gateway.cors import Cors
 from app.http.gateway.door import Keys
-from app.services.gateway.gateway import Gateway
+from app.http.gateway.wire_errors import headers_of
+from app.services.gateway.gateway import Facts, Gateway
 
 KEY = "a-key-of-a-team"
 PAGE = "https://app.example.com"
@@ -103,3 +108,19 @@ async def test_a_page_of_a_configured_origin_may_read_the_answer_and_another_may
     assert refused.headers["access-control-allow-origin"] == PAGE
     assert "access-control-allow-origin" not in hidden.headers
     assert "access-control-allow-origin" not in stranger.headers
+
+
+async def test_a_page_may_read_every_header_that_the_gateway_writes(closed: httpx.AsyncClient) -> None:
+    """Who served, what it cost, what is left of the key's limits, and whether to come back."""
+    served = Served(request_id="r", created_s=1, account="a", provider="openai", model="m")
+    written = [
+        *answer_headers(Facts(served=served, cost_usd="0.1", cached=True), 0.1),
+        *limit_headers(Allowance(kind=kind, limit=1, remaining=1, reset_s=1) for kind in get_args(BucketKind)),
+        *headers_of(CapacityError("full", retry_after_s=1.0), 429),
+        *headers_of(QuotaError("spent", limit="usd", retry_after_s=None), 429),
+    ]
+    answer = await closed.get("/healthz", headers={"origin": PAGE})
+    exposed = answer.headers["access-control-expose-headers"].split(", ")
+
+    assert {name.decode() for name, _value in written} <= set(exposed)
+    assert len(set(exposed)) == len(exposed)

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
+import orjson
 import pytest
 from starlette.types import Message
 
+from app.domain.accounts import GatewaySpec
+from app.domain.gateway import ANONYMOUS
+from app.http.formats.anthropic_messages import AnthropicMessages
+from app.http.formats.base import ClientFormat
+from app.http.formats.openai_chat import OpenAIChat
+from app.http.formats.openai_responses import OpenAIResponses
+from app.http.gateway.door import ChatDoor, Keys
 from app.http.gateway.keepalive import KEEPALIVE, KEEPALIVE_S, KeepAlive
+from app.services.gateway.gateway import Gateway
 from tests.fakes.permit_world import play
 from tests.fakes.virtual_time import VirtualClock
+from tests.unit.app.services.gateway.test_gateway import Scene, a_scene
 
+BODY = {"model": "m", "stream": True}
+WORDS = [{"role": "user", "content": "hello"}]
+FORMATS: dict[str, tuple[ClientFormat, dict[str, object]]] = {
+    "chat": (OpenAIChat(), {**BODY, "messages": WORDS}),
+    "responses": (OpenAIResponses(), {**BODY, "input": "hello"}),
+    "messages": (AnthropicMessages(), {**BODY, "messages": WORDS, "max_tokens": 100}),
+}
+SLOTS = 4
+"""Of the scene's account."""
 HEADERS = [(b"x-request-id", b"r")]
 
 
@@ -46,5 +66,67 @@ def test_client_that_is_gone_ends_the_comments_and_nothing_else() -> None:
         alive = KeepAlive(send, HEADERS)
         await asyncio.sleep(2 * KEEPALIVE_S)
         assert await alive.end()
+
+    play(story)
+
+
+async def queued(scene: Scene, name: str, *, busy_s: float) -> list[Message]:
+    """Ask for a stream while every slot of the account is taken for so long; return what the client is sent."""
+    form, body = FORMATS[name]
+    got: list[Message] = []
+    waits_s = iter((0.0, 1e9))
+
+    async def gateway() -> Gateway:
+        return scene.gateway
+
+    async def receive() -> Message:
+        await asyncio.sleep(next(waits_s))
+        return {"type": "http.request", "body": orjson.dumps(body), "more_body": False}
+
+    async def send(message: Message) -> None:
+        got.append(message)
+
+    scene.upstream.seconds = busy_s
+    calls = [scene.call() for _ in range(SLOTS)]
+    others = [asyncio.create_task(scene.gateway.complete(replace(call, caller=ANONYMOUS))) for call in calls]
+    await asyncio.sleep(0.5)
+    scene.upstream.seconds = 0.1
+    await ChatDoor(gateway, form, Keys())({"type": "http", "headers": []}, receive, send)
+    await asyncio.gather(*others)
+    return got
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_queued_stream_is_kept_alive_and_then_answered_in_the_same_response(name: str) -> None:
+    """The client's SDK sees comments, which it skips, and then the stream as ever."""
+
+    async def story(clock: VirtualClock) -> None:
+        async with a_scene(clock) as scene:
+            got = await queued(scene, name, busy_s=2.5 * KEEPALIVE_S)
+            bodies = [message["body"] for message in got[1:]]
+
+            assert [message["type"] for message in got].count("http.response.start") == 1
+            assert bodies[:2] == [KEEPALIVE] * 2
+            assert KEEPALIVE not in bodies[2:]
+            assert [text for text in (b'"h"', b'"i"') if any(text in body for body in bodies[2:])] == [b'"h"', b'"i"']
+            assert (got[0]["status"], got[-1].get("more_body")) == (200, False)
+
+    play(story)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_stream_that_waited_in_vain_ends_with_an_error_event_after_its_comments(name: str) -> None:
+    """The status was sent with the first comment; what its 429 would have said is the last event."""
+
+    async def story(clock: VirtualClock) -> None:
+        async with a_scene(clock, spec=GatewaySpec(queue_timeout_s=1.5 * KEEPALIVE_S)) as scene:
+            got = await queued(scene, name, busy_s=5 * KEEPALIVE_S)
+            bodies = [message["body"] for message in got[1:]]
+            event, data = bodies[-1].strip().split(b"\n")
+
+            assert got[0]["status"] == 200
+            assert bodies[:-1] == [KEEPALIVE]
+            assert event == b"event: error"
+            assert "rate_limit" in str(orjson.loads(data.removeprefix(b"data: "))["error"])
 
     play(story)
