@@ -12,7 +12,7 @@ from collections.abc import Callable
 from sqlalchemy import Connection
 
 from actors.chores import keep_doing
-from actors.outbox_rows import Transaction
+from actors.transaction import Transaction
 from app.domain.books.figures import Difference
 from app.domain.events.facts import verified_told
 from app.storage import books_checks, outbox

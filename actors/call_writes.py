@@ -5,29 +5,21 @@ The part of the store that runs write most: twice a call. Decides nothing; calle
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
-from sqlalchemy import Connection
-
+from actors.transaction import Transaction
 from app.domain.books.entries import Answer, Command, Hold
 from app.domain.errors import GatewayError
 from app.storage import call_rows
-from app.storage.call_rows import CallWrite, Outcome
-
-
-class WriteCalls(Protocol):
-    """Runs one command in the store's writer; raises GatewayError."""
-
-    def __call__(self, command: Callable[[Connection], list[Outcome]], /) -> Awaitable[list[Outcome]]: ...
+from app.storage.call_rows import CallWrite
 
 
 class CallWrites:
     """Records calls.
 
     Args:
-        write: The store's writer.
+        write: In a transaction; returns after the commit.
         booked: Told of commands that are on disk, with the books' answers.
         wall_s: Seconds since the epoch: the time of everything in the books.
 
@@ -36,7 +28,7 @@ class CallWrites:
 
     def __init__(
         self,
-        write: WriteCalls,
+        write: Transaction,
         booked: Callable[[Sequence[Command], Sequence[Answer]], None],
         wall_s: Callable[[], float],
     ) -> None:

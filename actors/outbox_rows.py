@@ -7,29 +7,20 @@ bought is booked all the same.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from sqlalchemy import Connection
-
+from actors.transaction import Transaction
 from app.domain.books.entries import Command, Hold
 from app.domain.errors import CapacityError
 from app.domain.events.spec import EventsSpec
 from app.domain.events.spooled import Backlog, DeadLetter, SpooledEvent
 from app.storage import outbox
 
-Value = TypeVar("Value")
-
 DAY_S = 86_400.0
 SIZE_PERIOD_S = 60.0
 """Between two looks at how large all of it is, which reads an index of all of it."""
 ASKED = frozenset({"pending", "shipped", "dead", "dead_letters", "replay", "drop", "forget", "backlog", "configure"})
-
-
-class Transaction(Protocol):
-    """Runs a command on the store's connection for reading or for writing."""
-
-    def __call__(self, command: Callable[[Connection], Value], /) -> Awaitable[Value]: ...
 
 
 class OutboxRows:

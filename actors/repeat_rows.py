@@ -7,11 +7,11 @@ and no answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection
 
+from actors.transaction import Transaction
 from app.domain.repeats import LEASE_S, Claim
 from app.storage import repeats
 from app.storage.repeats import Found
@@ -22,27 +22,18 @@ WAITERS_MAX = 500
 LOOK_S = 0.05
 """A lease that has just ended is looked at again after this."""
 
-Value = TypeVar("Value")
-
-
-class Write(Protocol):
-    """The writer of the store."""
-
-    def __call__(self, command: Callable[[Connection], Value], /) -> Awaitable[Value]:
-        """Run a command in a transaction; returns once it is on disk."""
-
 
 class RepeatRows:
     """Keys by their rows.
 
     Args:
-        write: Of the store.
+        write: In a transaction; returns after the commit.
         wall_s: The store's time.
 
     Not thread-safe: the actor's event loop is the lock.
     """
 
-    def __init__(self, write: Write, wall_s: Callable[[], float]) -> None:
+    def __init__(self, write: Transaction, wall_s: Callable[[], float]) -> None:
         self._write = write
         self._wall_s = wall_s
         self._leases_hold_until_s = wall_s() + LEASE_S
