@@ -21,6 +21,7 @@ from typing import Literal
 import httpx
 
 from actors.bootstrap import COORDINATOR, DIRECTORY
+from app.domain.accounts import EndpointClass
 from app.domain.crash_points import CrashPoint
 from benchmarks.report import table
 from tests.torture.crash_play import Bills, Figures
@@ -31,12 +32,11 @@ SENDING = (CrashPoint.BEFORE_SEND, CrashPoint.ACCEPTED, CrashPoint.RECEIVED)
 """Passed where the call is made: of a run's, in the account's actor."""
 RECOVERY = (CrashPoint.RECOVERING, CrashPoint.RECOVERED)
 OF_A_CALL = tuple(point for point in CrashPoint if point not in RECOVERY)
-GATEWAY_CLASSES = ("opaque", "idempotent")
+GATEWAY_CLASSES = ("opaque", "idempotent", "lookup")
 STAGE_CALLS = 2
 """Calls of a run before that of its task: clarify, plan."""
-ONE_BILL = frozenset({"idempotent", "lookup", "hold"})
-EXACT = frozenset({"idempotent", "lookup"})
-"""At which a run learns what every lost call came to."""
+SEVERAL = frozenset({EndpointClass.REATTACH, EndpointClass.BATCH})
+"""A call is several requests there; a process may die at its second one too."""
 ENDED = ("completed", "partial", "failed", "cancelled")
 PARKED = "needs_answers"
 DONE_WITHIN_S = 180.0
@@ -50,11 +50,34 @@ class Single:
     victim: Victim
     point: CrashPoint
     endpoint: str
+    """Of ``crash_ray_stage.CLASSES``."""
+    request: int = 1
+    """Which request of the call passes the point."""
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """Where the table has it."""
+        return self.victim, self.endpoint.replace("_", ", ")
 
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self.victim}, {self.endpoint}, {self.point.value}"
+        return f"{', '.join(self.row)}, {self.point.value}" + (f":{self.request}" if self.request > 1 else "")
+
+    @property
+    def is_known(self) -> bool:
+        """Tell whether it is found out what became of the call, wherever it was lost."""
+        endpoint, _on_unknown = CLASSES[self.endpoint]
+        if endpoint is EndpointClass.REATTACH:
+            # From its first byte to the commit of the provider's name for it, a call is as one at an opaque endpoint.
+            return self.request > 1 or self.point not in (*SENDING, *RECOVERY)
+        return endpoint is not EndpointClass.OPAQUE
+
+    @property
+    def asks_first(self) -> bool:
+        """Tell whether a person decides on a call of which nobody knows."""
+        _endpoint, on_unknown = CLASSES[self.endpoint]
+        return on_unknown == "hold"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,30 +109,35 @@ class Outcome:
         if self.died != deaths:
             found.append(f"{self.died} processes died, {deaths} were to")
         # The first bill of all is the answer's; each death may have lost one more.
-        allowed = 1 if single.endpoint in ONE_BILL else 1 + self.died
+        allowed = 1 if single.is_known or single.asks_first else 1 + self.died
         if self.task_bills > allowed:
             found.append(f"{self.task_bills} bills for one call, at most {allowed} are allowed")
-        parked = single.endpoint == "hold" and self.ended == PARKED
+        parked = self.ended == PARKED and single.asks_first and not single.is_known
         if self.ended != "completed" and not parked:
             found.append(f"it ended as {self.ended!r}")
         if not parked and not self.task_bills:
             found.append("an answer without a bill: the count is wrong")
-        if single.victim != "replica" and single.endpoint in EXACT and self.nano.total != self.bills.nano:
+        # What a replica held when it died stays unknown: its hold covered other calls too.
+        if single.victim != "replica" and single.is_known and self.nano.total != self.bills.nano:
             found.append(f"the books say {self.nano}, the bills {self.bills.nano} nano-dollars")
         return [f"{single.name}: {what}" for what in found]
 
 
 def singles() -> list[Single]:
     """Return every death of one process at one point; at the two of a recovery, the second death of a coordinator."""
-    every = [
+    replica: list[Single] = [
         Single(victim="replica", point=point, endpoint=endpoint) for endpoint in GATEWAY_CLASSES for point in OF_A_CALL
     ]
-    every += [
-        Single(victim="coordinator", point=point, endpoint=endpoint) for endpoint in CLASSES for point in CrashPoint
-    ]
-    return every + [
-        Single(victim="account", point=point, endpoint=endpoint) for endpoint in CLASSES for point in SENDING
-    ]
+    return replica + _of_runs("coordinator", tuple(CrashPoint)) + _of_runs("account", SENDING)
+
+
+def _of_runs(victim: Victim, points: Sequence[CrashPoint]) -> list[Single]:
+    every = []
+    for name, (endpoint, _on_unknown) in CLASSES.items():
+        every += [Single(victim=victim, point=point, endpoint=name) for point in points]
+        if endpoint in SEVERAL:
+            every += [Single(victim=victim, point=point, endpoint=name, request=2) for point in SENDING]
+    return every
 
 
 def sampled(count: int, seed: int) -> list[Single]:
@@ -197,7 +225,7 @@ def _ask_as_client(case: _Case) -> str:
         "messages": [{"role": "user", "content": "How many bills does a crash make?"}],
         "max_tokens": 64,
     }
-    headers = {"idempotency-key": f"case-{case.number}"} if case.single.endpoint == "idempotent" else {}
+    headers = {} if case.single.endpoint == "opaque" else {"idempotency-key": f"case-{case.number}"}
     until_s, status = time.monotonic() + DONE_WITHIN_S, 0
     while status != httpx.codes.OK and time.monotonic() < until_s:
         try:
@@ -220,7 +248,8 @@ def _ask_as_project(case: _Case) -> str:
     host = stage.host_of(single.endpoint)
     directory = stage.pid_of(DIRECTORY)
     if point in SENDING:
-        pid = case.kill_at(host, point, victim=COORDINATOR if single.victim == "coordinator" else host)
+        victim = COORDINATOR if single.victim == "coordinator" else host
+        pid = case.kill_at(host, point, victim=victim, passing=single.request)
     else:
         pid = case.kill_at(COORDINATOR, point, victim=COORDINATOR, passing=STAGE_CALLS + 1)
     text = f"Count the bills of class {single.endpoint} in case {case.number}."
@@ -286,12 +315,11 @@ def play_all(chosen: Sequence[Single], folder: Path) -> Iterator[Outcome]:
 def rows(record: Sequence[Outcome]) -> list[list[str]]:
     """Return the table: a row for every kind of victim and class of endpoint."""
     made = [["killed", "endpoint", "points", "deaths", "most bills a call", "billed twice", "parked", "books below"]]
-    for victim, endpoint in dict.fromkeys((each.single.victim, each.single.endpoint) for each in record):
-        same = [each for each in record if (each.single.victim, each.single.endpoint) == (victim, endpoint)]
+    for row in dict.fromkeys(each.single.row for each in record):
+        same = [each for each in record if each.single.row == row]
         made.append(
             [
-                victim,
-                endpoint,
+                *row,
                 str(len(same)),
                 str(sum(each.died for each in same)),
                 str(max(each.task_bills for each in same)),
@@ -319,8 +347,11 @@ start it again, and the client's answer, the provider's bills and the books of t
 - **coordinator**: killed during the call of a run's task, wherever the call just is; at the two points of a recovery
   it is the second death, of the coordinator that takes the run over.
 - **account**: the actor that makes the call; the run's conductor lives.
-- *Billed twice*: deaths after which the task's call was billed a second time. *Parked*: the run asks a person, as
-  `hold` wants it.
+- *Points*: a call at a `reattach` or `batch` endpoint is several requests, and the points of sending are played at the
+  first and at the second: beginning the call and looking at it; handing over the batch's file and beginning the batch.
+- *Billed twice*: deaths after which the task's call was billed a second time: allowed at opaque endpoints, and at
+  `reattach` until the call's name there is in our journal, which is after its first request. *Parked*: the run asks a
+  person, as `hold` wants it, and only where nobody can know.
 """
 
 

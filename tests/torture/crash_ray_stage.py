@@ -23,6 +23,8 @@ from typing import Any
 import httpx
 import yaml
 
+from app.domain.accounts import EndpointClass, OnUnknown
+from app.domain.hosting import host_name
 from app.storage.place import FILE_NAME
 from benchmarks.gateway_peers import free_port
 from benchmarks.stage import ROOT
@@ -33,11 +35,21 @@ from tests.torture.crash_play import Bills, Figures, simulator_document
 from tests.torture.crash_ray_server import REPLICA
 from tests.torture.stage import environment
 
-CLASSES = ("opaque", "idempotent", "lookup", "hold")
-"""Accounts, their models and the types of tasks that they serve are called so; ``hold`` is opaque, and asks first."""
+CLASSES: dict[str, tuple[EndpointClass, OnUnknown]] = {
+    "opaque": (EndpointClass.OPAQUE, "retry"),
+    "opaque_hold": (EndpointClass.OPAQUE, "hold"),
+    "idempotent": (EndpointClass.IDEMPOTENT, "retry"),
+    "lookup": (EndpointClass.LOOKUP, "retry"),
+    "reattach": (EndpointClass.REATTACH, "retry"),
+    "reattach_hold": (EndpointClass.REATTACH, "hold"),
+    "batch": (EndpointClass.BATCH, "retry"),
+}
+"""Accounts, their models and the types of tasks that they serve are called so."""
 CHIEF = "chief"
 """Clarifies, plans and evaluates."""
-KEYS_MAX = 120
+BATCH_WINDOW_S = 0.05
+KEYS_MAX = 200
+"""At least as many as there are deaths to be played."""
 STARTS = 3
 """On a busy machine Ray gives up waiting for its own parts."""
 READY_S = 300.0
@@ -94,10 +106,11 @@ def configuration(url: str, data_dir: Path) -> dict[str, Any]:
             "api_key": f"sk-{name}",
             "models": [name],
             "limits": {"concurrency": 16},
-            "endpoint": name if name in ("idempotent", "lookup") else "opaque",
+            "endpoint": endpoint.value,
             "lookup_lag_s": LOOKUP_LAG_S,
+            "batch_window_s": BATCH_WINDOW_S,
         }
-        for name in (CHIEF, *CLASSES)
+        for name, (endpoint, _on_unknown) in {CHIEF: CLASSES["opaque"], **CLASSES}.items()
     ]
     model = {
         "family": "f",
@@ -108,7 +121,7 @@ def configuration(url: str, data_dir: Path) -> dict[str, Any]:
         "input_usd_per_mtok": 1,
         "output_usd_per_mtok": 4,
     }
-    routes = {name: {"primary": [name], "on_unknown": "hold" if name == "hold" else "retry"} for name in CLASSES}
+    routes = {name: {"primary": [name], "on_unknown": on_unknown} for name, (_endpoint, on_unknown) in CLASSES.items()}
     return {
         "accounts": accounts,
         "coordinator": {"model": CHIEF},
@@ -159,22 +172,20 @@ class RayStage:
 
     def replica(self) -> str:
         """Return the name of the one replica, once it lives."""
-        return self._one(REPLICA)
-
-    def host_of(self, account: str) -> str:
-        """Return the name of the account's actor, once it lives."""
-        return self._one(account)
-
-    def _one(self, word: str) -> str:
-        """Return the name of the one living actor that has ``word`` in its name, once there is one."""
         found: list[str] = []
 
         def one() -> bool:
-            found[:] = [name for name in self.pids() if word in name]
+            found[:] = [name for name in self.pids() if name.startswith(REPLICA)]
             return len(found) == 1
 
-        until(one, what=f"no actor, or several, are called {word}")
+        until(one, what="no replica lives, or several do")
         return found[0]
+
+    def host_of(self, account: str) -> str:
+        """Return the name of the account's actor, once it lives."""
+        name = host_name(f"account:{account}")
+        self.pid_of(name)
+        return name
 
     def pid_of(self, name: str, *, but: int = 0) -> int:
         """Return the process of the actor, once it lives in another one than ``but``."""
