@@ -12,14 +12,13 @@ from app.storage import tables
 def place_call(connection: Connection, key: str, account: str, model: str, provider_id: str | None = None) -> None:
     """Note the account of a call that is about to leave, and then its provider's name of it; may be repeated.
 
+    A name that is there stays until there is another.
+
     Raises:
         ConflictError: it must not leave any more: it ended, or was taken for lost.
     """
     table = tables.call
-    placing = (
-        update(table)
-        .where(table.c.key == key, table.c.state == CallState.SENT.value)
-        .values(account=account, model=model, provider_id=provider_id)
-    )
+    place = {"account": account, "model": model} | ({} if provider_id is None else {"provider_id": provider_id})
+    placing = update(table).where(table.c.key == key, table.c.state == CallState.SENT.value).values(place)
     if connection.execute(placing).rowcount != 1:
         raise ConflictError(f"the call {key!r} is not to be sent any more")

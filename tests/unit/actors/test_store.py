@@ -231,12 +231,12 @@ async def test_a_call_is_placed_while_it_is_on_its_way_and_not_after(store: Stor
     await store.create_run(a_run())
     call = CallRecord(key="k", run_id="run-1", task_id="t1", purpose="task", attempt=1, state=CallState.SENT)
     await store.record_calls([call])
-    await store.place_call("k", "a", "m")
+    await store.place_call("k", "a", "m", "name")
     await store.place_call("k", "a", "m")
     (placed,) = await store.calls_of("run-1")
     await store.record_calls([replace(placed, state=CallState.UNKNOWN)])
 
-    assert (placed.account, placed.model, placed.state) == ("a", "m", CallState.SENT)
+    assert (placed.account, placed.model, placed.provider_id, placed.state) == ("a", "m", "name", CallState.SENT)
     for key in ("k", "unheard-of"):
         with pytest.raises(ConflictError):
             await store.place_call(key, "b", "m")
