@@ -157,6 +157,8 @@ class Usage:
     """Included in ``input_tokens``."""
     cache_write_tokens: int = 0
     """Included in ``input_tokens``."""
+    cache_write_1h_tokens: int = 0
+    """Included in ``cache_write_tokens``: those kept for an hour, where the provider tells them apart."""
     reasoning_tokens: int = 0
     """Included in ``output_tokens``."""
     source: Literal["provider", "estimated"] = "provider"
@@ -168,6 +170,7 @@ class Usage:
             output_tokens=self.output_tokens + other.output_tokens,
             cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
             cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
+            cache_write_1h_tokens=self.cache_write_1h_tokens + other.cache_write_1h_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
             source="provider" if self.source == other.source == "provider" else "estimated",
         )

@@ -119,6 +119,7 @@ class UsageOut(Strict):
     output_tokens: int
     cache_read_tokens: int = Field(default=0, description="Included in input_tokens.")
     cache_write_tokens: int = Field(default=0, description="Included in input_tokens.")
+    cache_write_1h_tokens: int = Field(default=0, description="Included in cache_write_tokens.")
     reasoning_tokens: int = Field(default=0, description="Included in output_tokens.")
     source: Literal["provider", "estimated"] = "provider"
 

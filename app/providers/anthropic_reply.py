@@ -86,8 +86,20 @@ def read_usage(usage: dict[str, Json]) -> Usage | None:
         output_tokens=output,
         cache_read_tokens=read,
         cache_write_tokens=written,
+        cache_write_1h_tokens=_kept_for_an_hour(as_object(usage.get("cache_creation")), written),
         reasoning_tokens=min(thinking, output),
     )
+
+
+def _kept_for_an_hour(parts: dict[str, Json], written: int) -> int:
+    """Return how much of what was written is kept for an hour, which costs more.
+
+    The parts of a stream's beginning may come to less than what was written in the end: where any of it is for an hour,
+    so may the rest be.
+    """
+    if not as_count(parts.get("ephemeral_1h_input_tokens")):
+        return 0
+    return max(0, written - as_count(parts.get("ephemeral_5m_input_tokens")))
 
 
 def _finish(stop: str, *, has_tools: bool) -> FinishReason:

@@ -213,7 +213,6 @@ class Batch:
             usage=command.usage,
             cost_nano=command.cost_nano,
             price_id=command.price_id,
-            cache_write_1h_tokens=command.cache_write_1h_tokens,
         )
         after = sums_of(entry)
         correction = BookedEntry(

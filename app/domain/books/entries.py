@@ -48,8 +48,6 @@ class UsageEntry:
     ending: Ending = Ending.ANSWERED
     usage: Usage
     """Of a cache hit it is not counted: nothing was bought."""
-    cache_write_1h_tokens: int = 0
-    """Included in the usage's ``cache_write_tokens``."""
     batch: bool = False
     """Bought through the provider's batch interface, at its rate."""
     cost_nano: int | None = None
@@ -127,8 +125,6 @@ class Correct:
     cost_nano: int | None
     price_id: str | None
     at_s: float
-    cache_write_1h_tokens: int = 0
-    """Included in the usage's ``cache_write_tokens``."""
 
 
 Command: TypeAlias = Hold | Settle | Void | Expire | Correct

@@ -96,9 +96,7 @@ class PriceRow:
     """Whose page or table says so, and when it was read."""
 
 
-def price_nano(
-    usage: Usage, row: PriceRow | None, *, at_s: float, batch: bool = False, cache_write_1h_tokens: int = 0
-) -> int | None:
+def price_nano(usage: Usage, row: PriceRow | None, *, at_s: float, batch: bool = False) -> int | None:
     """Return what ``usage`` costs in nano-dollars, rounded up once; None where the price is unknown.
 
     Args:
@@ -106,13 +104,12 @@ def price_nano(
         row: From ``find_row``.
         at_s: When the call was sent, in seconds since 1970; decides peak hours.
         batch: Whether it went through the provider's batch interface.
-        cache_write_1h_tokens: Included in the usage's ``cache_write_tokens``: those kept for an hour.
     """
     if row is None:
         return None
     table = _compiled(row)
     rates = table.rates_for(usage.input_tokens)
-    long_lived = min(cache_write_1h_tokens, usage.cache_write_tokens)
+    long_lived = min(usage.cache_write_1h_tokens, usage.cache_write_tokens)
     # A provider's counts that contradict each other are charged as they stand, never as a negative rest.
     fresh = max(0, usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens)
     spoken = max(0, usage.output_tokens - usage.reasoning_tokens)

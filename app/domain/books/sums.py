@@ -55,7 +55,7 @@ def sums_of(entry: UsageEntry) -> Sums:
         usage.output_tokens,
         usage.cache_read_tokens,
         usage.cache_write_tokens,
-        entry.cache_write_1h_tokens,
+        usage.cache_write_1h_tokens,
         usage.reasoning_tokens,
         entry.cost_nano or 0,
         entry.savings_nano,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -23,8 +24,8 @@ def row_of(model: str) -> PriceRow:
     return row
 
 
-def cost(model: str, usage: Usage, at: datetime = SUNDAY, *, batch: bool = False, cache_write_1h: int = 0) -> Decimal:
-    nano = price_nano(usage, row_of(model), at_s=at.timestamp(), batch=batch, cache_write_1h_tokens=cache_write_1h)
+def cost(model: str, usage: Usage, at: datetime = SUNDAY, *, batch: bool = False) -> Decimal:
+    nano = price_nano(usage, row_of(model), at_s=at.timestamp(), batch=batch)
     assert nano is not None
     return Decimal(usd_from_nano(nano))
 
@@ -161,7 +162,7 @@ def test_writing_a_cache_costs_more_than_reading_without(model: str, short: str,
     usage = Usage(input_tokens=1_000, output_tokens=0, cache_write_tokens=1_000)
 
     assert cost(model, usage) * 1_000 == Decimal(short)
-    assert cost(model, usage, cache_write_1h=1_000) * 1_000 == Decimal(long)
+    assert cost(model, replace(usage, cache_write_1h_tokens=1_000)) * 1_000 == Decimal(long)
 
 
 def test_a_batch_costs_half_where_the_table_says_so() -> None:

@@ -60,11 +60,13 @@ rows = st.builds(
 def usages(draw: st.DrawFn, input_max: int, output_max: int) -> Usage:
     given_in, out = draw(st.integers(0, input_max)), draw(st.integers(0, output_max))
     read = draw(st.integers(0, given_in))
+    written = draw(st.integers(0, given_in - read))
     return Usage(
         input_tokens=given_in,
         output_tokens=out,
         cache_read_tokens=read,
-        cache_write_tokens=draw(st.integers(0, given_in - read)),
+        cache_write_tokens=written,
+        cache_write_1h_tokens=draw(st.integers(0, written)),
         reasoning_tokens=draw(st.integers(0, out)),
     )
 
@@ -86,7 +88,6 @@ def test_no_usage_within_its_counts_costs_more_than_the_ceiling(
         row,
         at_s=data.draw(st.floats(0, 4e9)),
         batch=data.draw(st.booleans()),
-        cache_write_1h_tokens=data.draw(st.integers(0, usage.cache_write_tokens)),
     )
     most = ceiling_nano(input_max, output_max, row)
 
@@ -120,9 +121,16 @@ def test_every_kind_of_token_has_its_own_rate() -> None:
         PLAIN,
         rates=Rates(input="1", output="10", cache_read="0.1", cache_write="1.25", cache_write_1h="2", reasoning="20"),
     )
-    usage = Usage(input_tokens=100, output_tokens=10, cache_read_tokens=40, cache_write_tokens=30, reasoning_tokens=4)
+    usage = Usage(
+        input_tokens=100,
+        output_tokens=10,
+        cache_read_tokens=40,
+        cache_write_tokens=30,
+        cache_write_1h_tokens=10,
+        reasoning_tokens=4,
+    )
 
-    cost = price_nano(usage, row, at_s=0, cache_write_1h_tokens=10)
+    cost = price_nano(usage, row, at_s=0)
 
     assert cost == 30 * 1_000 + 40 * 100 + 20 * 1_250 + 10 * 2_000 + 6 * 10_000 + 4 * 20_000
 
@@ -196,12 +204,13 @@ def test_a_service_tier_multiplies_every_rate_of_ceiling_and_cost() -> None:
             output_tokens=10,
             cache_read_tokens=40,
             cache_write_tokens=30,
+            cache_write_1h_tokens=10,
             reasoning_tokens=4,
         )
         for at_s in (0.0, NOON_S):
-            cost = price_nano(usage, row, at_s=at_s, cache_write_1h_tokens=10)
-            dear = price_nano(usage, at_tier(row, "priority"), at_s=at_s, cache_write_1h_tokens=10)
-            cheap = price_nano(usage, at_tier(row, "flex"), at_s=at_s, cache_write_1h_tokens=10)
+            cost = price_nano(usage, row, at_s=at_s)
+            dear = price_nano(usage, at_tier(row, "priority"), at_s=at_s)
+            cheap = price_nano(usage, at_tier(row, "flex"), at_s=at_s)
             assert cost is not None
             assert (dear, cheap) == (2 * cost, cost // 2)
         ceiling = ceiling_nano(input_tokens, 10, row)

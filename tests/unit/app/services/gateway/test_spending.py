@@ -12,7 +12,7 @@ import pytest
 from app.domain.accounts import Orchestra
 from app.domain.books.budgets import BudgetSpec, OwnerKind, Owners, Window
 from app.domain.books.entries import Hold
-from app.domain.books.prices import PriceRow
+from app.domain.books.prices import PriceRow, Rates
 from app.domain.chat import ChatRequest, Usage
 from app.domain.errors import QuotaError
 from app.domain.gateway import ANONYMOUS, EmbeddingRequest
@@ -124,6 +124,24 @@ def test_a_tier_without_a_price_is_booked_as_unpriced_elsewhere() -> None:
             assert (entry.cost_nano, entry.price_id, entry.usage) == (None, None, USED)
             assert spending.cost_usd("m", "openai", USED, tier="scale") is None
             assert spending.cost_usd("m", "openai", USED) == "0.00024"
+
+    play(story)
+
+
+def test_a_prompt_that_is_kept_for_an_hour_is_booked_at_the_price_of_an_hour() -> None:
+    """Anthropic charges twice its input for it, and a quarter on top for five minutes: clients choose."""
+    hourly = replace(ROW, rates=Rates(input="2", output="4", cache_write="2.5", cache_write_1h="4"))
+    used = Usage(input_tokens=100, output_tokens=10, cache_write_tokens=90, cache_write_1h_tokens=60)
+
+    async def story(clock: VirtualClock) -> None:
+        async with books_of(clock, BUDGET, row=hourly) as (spending, books):
+            await spending.begin(PERMIT, "openai", BILLING, MOST)
+            spending.end(PERMIT, PermitReport(call_id="c", ending="answered", usage=used))
+            await asyncio.sleep(5.0)
+
+            (entry,) = books.booked()
+            assert entry.cost_nano == 10 * 2_000 + 30 * 2_500 + 60 * 4_000 + 10 * 4_000
+            assert entry.usage == used
 
     play(story)
 
