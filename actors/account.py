@@ -345,7 +345,7 @@ class AccountHost:
                     adapter,
                     request,
                     note=lambda name: self._store.place_call(key, order.account, order.model, name),
-                    is_wanted=lambda: self._draining,
+                    is_wanted=lambda: self._draining or self._is_taken_over(order),
                 )
                 return await background.answer(order.timeout_s)
             return await adapter.chat_completion(request, timeout_s=order.timeout_s)
@@ -354,6 +354,11 @@ class AccountHost:
         except Exception as error:  # noqa: BLE001  outermost edge of a call: an adapter's bug must not lose the outcome
             _log.exception("the adapter of %s failed", order.account)
             raise InternalError(f"the adapter of {order.account} failed ({type(error).__name__})") from None
+
+    def _is_taken_over(self, order: CallOrder) -> bool:
+        """Tell whether its run's next conductor has ordered the same call, and waits for it."""
+        owners = [owner for owner, call_id in self._calls if call_id == order.call_id]
+        return owners[-1:] not in ([], [order.owner])
 
     def _fail(self, order: CallOrder, ticket: str, error: GatewayError, admitted_ns: int, sent_ns: int) -> None:
         now_ns = time.monotonic_ns()

@@ -24,7 +24,7 @@ class BackgroundCall:
         adapter: The account's.
         request: What to ask; ``begun_as`` where an earlier life began it.
         note: Writes the call's name at the provider down; raises ConflictError where the call is not wanted any more.
-        is_wanted: Whether somebody will fetch the answer although this life does not; asked when it is cut short.
+        is_wanted: Whether somebody else fetches the answer, now or later; asked when this life leaves without it.
 
     Not thread-safe: one event loop.
     """
@@ -57,7 +57,7 @@ class BackgroundCall:
             return await self._adapter.attend(self._request, name, timeout_s=max(0.001, until_s - time.monotonic()))
         except UpstreamError as error:
             if error.kind is UpstreamKind.TIMEOUT:
-                await self._adapter.abandon(name)
+                await self._leave(name)
             raise
         except asyncio.CancelledError:
             await self._leave(name)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from app.domain.accounts import ModelInfo
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult, FinishReason, Usage
+from app.domain.errors import UpstreamError, UpstreamKind
 from app.domain.gateway import EmbeddingRequest, EmbeddingResult
 from app.providers.base import HealthReport
 
@@ -65,3 +66,28 @@ class FakeAdapter:
 
     async def aclose(self) -> None:
         self.closed = True
+
+
+class FakeBackgroundAdapter(FakeAdapter):
+    """The port ``BackgroundAdapter`` as well: its calls go on until ``gate`` is open, whoever attends them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.abandoned: list[str] = []
+
+    async def begin(self, request: ChatRequest, *, note: Callable[[str], Awaitable[None]], timeout_s: float) -> str:
+        name = f"name-{len(self.requests)}"
+        self.requests.append(request)
+        await note(name)
+        return name
+
+    async def attend(self, request: ChatRequest, name: str, *, timeout_s: float) -> ChatResult | None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.gate.wait()
+        except TimeoutError:
+            raise UpstreamError("too late", kind=UpstreamKind.TIMEOUT, billed=None) from None
+        return self.behaviour(request)
+
+    async def abandon(self, name: str) -> None:
+        self.abandoned.append(name)

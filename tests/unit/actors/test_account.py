@@ -16,7 +16,7 @@ from app.domain.errors import ConflictError, InternalError, UpstreamError, Upstr
 from app.domain.leases import Exchange, PermitWish
 from app.domain.limiter_state import SavedLimiter
 from app.domain.limits import LimitSpec
-from tests.fakes.adapters import FakeAdapter, say_ok
+from tests.fakes.adapters import FakeAdapter, FakeBackgroundAdapter, say_ok
 from tests.fakes.virtual_time import VirtualClock, run
 
 MODELS = [ModelInfo(name="m", family="f")]
@@ -317,3 +317,55 @@ async def test_a_call_that_was_taken_for_lost_meanwhile_is_not_sent(stage: Stage
 
     assert isinstance(outcome.error, ConflictError)
     assert stage.adapter.requests == []
+
+
+@pytest.mark.parametrize(("cancelled", "stopped"), [("dead", []), ("o", ["name-0"])])
+def test_a_call_that_the_next_conductor_waits_for_is_stopped_by_nobody_else(cancelled: str, stopped: list[str]) -> None:
+    """The last conductor's order ends, by itself or because that one woke up again; who came after it waits."""
+
+    async def story() -> None:
+        stage, adapter = Stage(), FakeBackgroundAdapter()
+        stage.adapter = adapter
+        adapter.gate.clear()
+        await stage.configure(replace(an_account(), endpoint=EndpointClass.REATTACH))
+        order = an_order("c1")
+        request = replace(order.request, call_key="c1")
+        await stage.host.submit([replace(order, owner="dead", request=request)])
+        await asyncio.sleep(1.0)
+        await stage.host.submit([replace(order, request=replace(request, begun_as="name-0"))])
+        await asyncio.sleep(1.0)
+        await stage.host.cancel(cancelled, ["c1"])
+        await asyncio.sleep(1.0)
+
+        assert adapter.abandoned == stopped
+        adapter.gate.set()
+        if cancelled == "dead":
+            (outcome,) = await stage.collect(1)
+            assert outcome.result is not None
+        await stage.host.drain(5.0)
+
+    run(story(), VirtualClock())
+
+
+def test_a_call_that_comes_too_late_for_the_last_conductor_goes_on_for_the_next() -> None:
+    """Its own time has just begun."""
+
+    async def story() -> None:
+        stage, adapter = Stage(), FakeBackgroundAdapter()
+        stage.adapter = adapter
+        adapter.gate.clear()
+        await stage.configure(replace(an_account(), endpoint=EndpointClass.REATTACH))
+        order = an_order("c1")
+        request = replace(order.request, call_key="c1")
+        await stage.host.submit([replace(order, owner="dead", request=request, timeout_s=5.0)])
+        await asyncio.sleep(1.0)
+        await stage.host.submit([replace(order, request=replace(request, begun_as="name-0"))])
+        await asyncio.sleep(10.0)
+
+        assert adapter.abandoned == []
+        adapter.gate.set()
+        (outcome,) = await stage.collect(1)
+        assert outcome.result is not None
+        await stage.host.drain(5.0)
+
+    run(story(), VirtualClock())
