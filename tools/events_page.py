@@ -21,7 +21,7 @@ tutti events forget --user u-4711                           # a person's events:
 
 **Where they wait.** What the journal and the books write (calls, runs, tasks, postings, budgets) is told in the same
 transaction, into the store's outbox: the event is there if and only if the fact is. Everything else goes from its
-process to the node's spool, `events.sqlite` in `data_dir`, four times a second. Both are emptied by the log shipper
+process to the node's spool, `events.sqlite` in `data_dir`, once a second. Both are emptied by the log shipper
 where `events.elasticsearch` is configured; until then they keep `events.keep_days` of history, which is shipped when a
 receiver is configured later. Ids are made at the source and grow with time; the index is that of the event's own day,
 so an event is stored once however often it is sent.

@@ -14,8 +14,9 @@ from app.domain.books.balances import HeldAmount, HoldState
 from app.domain.books.entries import Answer, Settle
 from app.domain.books.unknown import Settled, Settlement, UnknownHold
 from app.domain.errors import NotFoundError
+from app.domain.events.facts import settled_told
 from app.storage import books_rows as rows
-from app.storage import ledger
+from app.storage import ledger, outbox
 from app.storage.books_tables import hold, usage_entry
 from app.storage.tables import call
 
@@ -64,6 +65,7 @@ def settle(
         raise unknown.not_unknown(held.hold, "resolved" if held.resolved else held.state.value)
     command = Settle(hold_id=settlement.hold_id, entries=(entry,), at_s=now_s)
     answers = ledger.apply(connection, [command])
+    outbox.tell(connection, [settled_told(settlement, entry, now_s)])
     return unknown.settled(settlement.hold_id, entry, repeated=False), (command,), answers
 
 

@@ -90,7 +90,7 @@ async def test_events_of_a_run_reach_elasticsearch_once_though_requests_fail_and
             record = await desk.start(RunRequest(text=ENGLISH.request))
             ray.kill(ray.get_actor(LOG_SHIPPER, namespace), no_restart=False)
             await ended(desk, record.run_id)
-            # Tellers hand events over four times a second.
+            # Tellers hand events over once a second.
             await asyncio.sleep(2)
             at_ns = time.time_ns() - 1_000_000_000
             await shipped(namespace)

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 
-from actors.event_log import own_origin
+from actors.own_origin import own_origin
 from app.domain.events.delivery import STORED, Fate, Trouble
 from app.domain.events.record import EventIds, Recorder
 from app.domain.events.spec import EventsSpec, OtlpSpec
@@ -72,7 +72,7 @@ def events() -> list[SpooledEvent]:
         recorder.record(
             "request.finished",
             AT_NS,
-            {"model": "m", "input_tokens": 12, "stream": True, "ttft_s": 0.5, "finish_reasons": ["stop"],
+            {"model": "m", "input_tokens": 12, "stream": True, "temperature": 0.5, "finish_reasons": ["stop"],
              "trace_id": "0af7651916cd43dd8448eb211c80319c", "span_id": "b7ad6b7169203331"},
         ),
         recorder.record("log.line", AT_NS, {"message": "careful", "log_level": "warning"}),
@@ -102,7 +102,7 @@ async def test_events_arrive_as_log_records_with_their_trace_and_typed_fields(re
     attributes = {one.key: one.value for one in first.attributes}
     assert attributes["gen_ai.usage.input_tokens"].int_value == 12
     assert attributes["gen_ai.request.stream"].bool_value is True
-    assert attributes["gen_ai.response.time_to_first_chunk"].double_value == 0.5
+    assert attributes["gen_ai.request.temperature"].double_value == 0.5
     assert [one.string_value for one in attributes["gen_ai.response.finish_reasons"].array_value.values] == ["stop"]
     assert attributes["event.id"].string_value == events()[0].event_id
     assert (second.body.string_value, second.severity_number) == ("careful", 13)

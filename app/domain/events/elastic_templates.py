@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from app.domain.chat import Json
 from app.domain.events.fields import SCHEMA, mappings
 
-VERSION = 1
+VERSION = 2
 """Of everything here; raised with every change, so that an older Tutti does not undo it."""
 PRIORITY = 200
 """Above Elasticsearch's own templates for logs, which have 100."""

@@ -19,6 +19,7 @@ from app.domain.run import RunEvent
 
 if TYPE_CHECKING:
     from app.domain.books.balances import BookedEntry
+    from app.domain.books.unknown import Settlement
 
 Told: TypeAlias = tuple[str, int, Mapping[str, object]]
 """(event type, nanoseconds since 1970, values by short name)."""
@@ -57,6 +58,20 @@ def answers_told(commands: Sequence[Command], answers: Sequence[Answer]) -> Iter
             yield "budget.refused", _ns(command.at_s), _of_refusal(answer.refusal, command.owners)
         if isinstance(command, Expire) and answer.count:
             yield "ledger.unknown", _ns(command.at_s), {"holds": answer.count, "reason": "holder silent"}
+
+
+def settled_told(settlement: Settlement, entry: UsageEntry, at_s: float) -> Told:
+    """Return that a person settled a hold of which nobody knew: who, and how; their words stay in the books."""
+    values = {
+        "operator": settlement.by,
+        "subject": "an unknown hold",
+        "reason": settlement.how,
+        "outcome": "success",
+        "hold_id": settlement.hold_id,
+        "entry_id": entry.entry_id,
+        "cost_nano": entry.cost_nano,
+    }
+    return "operator.acted", _ns(at_s), values
 
 
 def verified_told(differences: int, at_s: float) -> Told:
@@ -100,7 +115,8 @@ def _of_entry(entry: UsageEntry, hold_id: str | None) -> dict[str, object]:
         "price_id": entry.price_id,
         "ending": entry.ending.value,
         "outcome": _OUTCOMES.get(entry.ending, "unknown"),
-        "error_type": entry.error_kind or None,
+        # What a person said of a hold stands there too, and no word of theirs is told.
+        "error_type": (entry.error_kind or None) if entry.ending is not Ending.SETTLED else None,
         "entry_id": entry.entry_id,
         "hold_id": hold_id,
         "duration_ns": _ns(entry.duration_s),
@@ -159,6 +175,7 @@ def _of_line(event: RunEvent) -> dict[str, object]:
     """Return everything that a run's line says in words of ours and in numbers."""
     said = event.payload
     status, stage, passed = said.get("status"), said.get("stage"), said.get("passed")
+    estimate, wait_s = said.get("estimate"), said.get("retry_after_s")
     values: dict[str, object] = {
         "run_id": event.run_id,
         "conversation_id": event.run_id,
@@ -167,19 +184,23 @@ def _of_line(event: RunEvent) -> dict[str, object]:
         "attempt": event.attempt,
         "run_status": status,
         "task_status": status,
+        "task_type": _word(said.get("task_type")),
         "stage": stage,
         "account": _word(said.get("account")),
         "model": _word(said.get("model")),
         "produced_by": _word(said.get("produced_by")),
         "verdict": None if passed is None else ("accepted" if passed else "redo"),
         "forked_from": _word(said.get("run_id")),
-        "tasks": _count(said.get("tasks")),
+        "tasks": _count(said.get("tasks") or said.get("reused")),
         "questions": _count(said.get("questions") or said.get("answers")),
         "makespan_s": said.get("makespan_s"),
-        "lower_bound_s": said.get("lower_bound_s"),
+        "lower_bound_s": (estimate if isinstance(estimate, dict) else said).get("lower_bound_s"),
         "outcome": _outcome(status, said),
         "error_type": _word(said.get("kind")),
-        "reason": _NEXT.get(_word(said.get("next")) or ""),
+        "reason": _word(said.get("reason"))
+        if event.kind == "call.waiting"
+        else _NEXT.get(_word(said.get("next")) or ""),
+        "retry_after_ms": int(wait_s * 1e3) if isinstance(wait_s, int | float) else None,
     }
     seconds, cost, usage = said.get("seconds"), said.get("cost_usd"), said.get("usage")
     if isinstance(seconds, int | float):

@@ -59,11 +59,11 @@ class EventType:
 SAMPLED = (EventClass.TELEMETRY, EventClass.DEBUG)
 
 _WHO = ("tenant", "team", "user", "caller")
-_OUTCOME = ("outcome", "reason", "error_type", "error_message")
 _RUN = ("run_id", "conversation_id", "sequence")
 _TASK = (*_RUN, "task_id", "attempt")
-_USAGE = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
-_SERVED = ("operation", "provider", "account", "model")
+_TOKENS = ("input_tokens", "output_tokens")
+_USAGE = (*_TOKENS, "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
+_SERVED = ("provider", "account", "model")
 _BACKLOG = ("backlog", "backlog_bytes", "oldest_age_s", "dead_letters")
 
 
@@ -95,9 +95,9 @@ _GATEWAY = (
         EventClass.TELEMETRY,
         "A client's call to the gateway ended, whichever way.",
         (
-            *_WHO, *_OUTCOME, *_SERVED, "request_model", "request_id", "endpoint", "http_method", "http_status",
-            "stream", "duration_ns", "overhead_ms", "queue_wait_ms", "attempts", "cache", "task_type", "route_class",
-            "ttft_s", "finish_reasons", "response_id", "request_max_tokens", "temperature", *_USAGE,
+            "team", "user", "caller", "outcome", "reason", "error_type", "operation", *_SERVED, "request_model",
+            "request_id", "endpoint", "http_method", "http_status", "stream", "duration_ns", "overhead_ms", "cache",
+            "route_class", "finish_reasons", "response_id", "request_max_tokens", "temperature", *_TOKENS,
         ),
         about=("gateway", "api", "end"),
     ),
@@ -106,19 +106,15 @@ _GATEWAY = (
         EventClass.TELEMETRY,
         "A provider call failed and is made again, after a pause or elsewhere (then `event.reason` is `failover`).",
         (
-            *_SERVED, *_OUTCOME, "error_code", "http_status", "request_id", "next_account", "retry_after_ms",
-            "attempts", "run_id", "conversation_id", "task_id", "caller",
+            "account", "outcome", "reason", "error_type", "http_status", "request_id", "attempts", "caller",
         ),
         about=("gateway", "api", "error"),
     ),
     _type(
         "limit.hit",
         EventClass.TELEMETRY,
-        "A limit of ours, or a provider's, refused or delayed a call.",
-        (
-            *_WHO, "scope", "limit_name", "account", "provider", "model", "retry_after_ms", "request_id", "reason",
-            "outcome",
-        ),
+        "A limit of the caller's refused a call. A provider's: see `error.type` of `call.finished`.",
+        ("user", "caller", "scope", "limit_name", "retry_after_ms", "request_id", "outcome"),
         about=("limits", "api", "denied"),
     ),
     _type(
@@ -142,7 +138,7 @@ _ACCOUNTS = (
         "account.changed",
         EventClass.TELEMETRY,
         "An account cools down, is parked, or serves again.",
-        ("account", "provider", "model", "account_state", "reason", "error_type", "http_status", "retry_after_ms"),
+        ("account", "provider", "model", "account_state", "retry_after_ms"),
         about=("limits", "api", "change"),
         kind="state",
     ),
@@ -162,9 +158,9 @@ _BOOKS = (
         EventClass.BILLING,
         "One provider call, as the books have it: the posting of its entry. Sums of these are the bill.",
         (
-            *_WHO, *_SERVED, *_USAGE, *_OUTCOME, "usage_source", "cost_nano", "savings_nano", "price_id", "ending",
-            "entry_id", "hold_id", "duration_ns", "ttft_s", "request_id", "run_id", "conversation_id", "task_id",
-            "task_type",
+            *_WHO, *_SERVED, *_USAGE, "outcome", "error_type", "usage_source", "cost_nano", "savings_nano", "price_id",
+            "ending", "entry_id", "hold_id", "duration_ns", "ttft_s", "request_id", "run_id", "conversation_id",
+            "task_id", "task_type",
         ),
         about=("books", "api", "end"),
     ),
@@ -212,10 +208,10 @@ def _run(name: str, meaning: str, fields: tuple[str, ...], how: str = "info", ki
     return _type(name, EventClass.BUSINESS, meaning, fields, about=("runs", "process", how), kind=kind)
 
 
-_DONE = ("account", "model", "produced_by", "duration_ns", "cost_nano", *_USAGE, *_OUTCOME)
+_MADE = ("account", "model", "produced_by", "duration_ns", *_TOKENS)
 
 _RUNS = (
-    _run("run.accepted", "A project was accepted.", (*_RUN, "tenant", "team", "user", "caller", "operation"), "start"),
+    _run("run.accepted", "A project was accepted.", (*_RUN, "tenant", "team", "user", "caller"), "start"),
     _run("run.questions", "A run pauses for answers: clarification.", (*_RUN, "questions")),
     _run("run.answered", "People answered, and it goes on.", (*_RUN, "questions")),
     _run("run.note", "Something its owner should know; the words are in the run.", _RUN),
@@ -224,22 +220,25 @@ _RUNS = (
     _run(
         "run.finished",
         "A run ended.",
-        (*_RUN, "run_status", "makespan_s", "lower_bound_s", "tasks", *_DONE),
+        (*_RUN, "run_status", "makespan_s", "lower_bound_s", "duration_ns", "cost_nano", *_TOKENS, "outcome"),
         "end",
     ),
     _run("plan.ready", "The plan is there.", (*_RUN, "tasks", "lower_bound_s")),
     _run("stage.started", "A stage outside the tasks began.", (*_RUN, "stage"), "start"),
-    _run("stage.finished", "A stage outside the tasks ended.", (*_RUN, "stage", *_DONE), "end"),
+    _run("stage.finished", "A stage outside the tasks ended.", (*_RUN, "stage", *_MADE, "outcome"), "end"),
     _run("task.queued", "A task's inputs are there.", _TASK),
-    _run("task.started", "A task's call is made.", (*_TASK, "account", "model", "task_type"), "start"),
-    _run("task.output", "A task has a result.", (*_TASK, *_DONE)),
+    _run("task.started", "A task's call is made.", (*_TASK, "account", "model"), "start"),
+    _run("task.output", "A task has a result.", (*_TASK, *_MADE, "cost_nano")),
     _run("task.judging", "A result is judged.", _TASK),
-    _run("task.judged", "The judgement of a result.", (*_TASK, "verdict", "score", *_DONE)),
+    _run("task.judged", "The judgement of a result.", (*_TASK, "verdict", "produced_by")),
     _run("task.redo", "A task is done again with the judge's feedback.", _TASK),
-    _run("task.finished", "A task ended.", (*_TASK, "task_status", "task_type", *_DONE), "end"),
+    _run("task.finished", "A task ended.", (*_TASK, "task_status", "task_type", *_MADE, "cost_nano", "outcome"), "end"),
     _run("call.waiting", "A run's call waits for an account.", (*_TASK, "reason", "retry_after_ms")),
     _run(
-        "call.failed", "A run's call failed.", (*_TASK, "account", "model", "next_account", *_OUTCOME, "stage"), "error"
+        "call.failed",
+        "A run's call failed; `event.reason` is what follows: `failover`, or `gave up`.",
+        (*_TASK, "account", "error_type", "reason"),
+        "error",
     ),
 )
 
@@ -248,21 +247,21 @@ _SYSTEM = (
         "configuration.changed",
         EventClass.AUDIT,
         "Another configuration is in force.",
-        ("config_version", "config_fingerprint", "config_source", "changed", "operator", "outcome", "reason"),
+        ("config_version", "config_fingerprint", "config_source", "changed", "outcome", "reason"),
         about=("configuration", "configuration", "change"),
     ),
     _type(
         "configuration.refused",
         EventClass.AUDIT,
         "A configuration was wrong, and changed nothing.",
-        ("config_version", "config_source", "operator", "outcome", "reason"),
+        ("outcome", "reason"),
         about=("configuration", "configuration", "denied"),
     ),
     _type(
         "operator.acted",
         EventClass.AUDIT,
-        "An operator did something: settled a hold, drained an account, deleted a person's events.",
-        ("operator", "subject", "reason", "outcome", "user", "hold_id", "entry_id", "cost_nano"),
+        "An operator did something: settled a hold, deleted a person's events, replayed or dropped dead letters.",
+        ("operator", "subject", "reason", "outcome", "hold_id", "entry_id", "cost_nano"),
         about=("audit", "configuration", "change"),
     ),
     _type(

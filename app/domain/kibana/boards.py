@@ -209,7 +209,7 @@ ACCOUNTS_AND_LIMITS = Dashboard(
             (count("again"),),
             By(field="reason", label="reason"),
         ),
-        _time("Wait for limits and permits", "lines", REQUESTS, _percentiles("queue_wait_ms")),
+        _time("Waits for limits, with all else that is ours", "lines", REQUESTS, _percentiles("overhead_ms")),
     ),
 )
 
@@ -259,7 +259,7 @@ RUNS = Dashboard(
         _table(
             "Why runs wait or try again",
             (told("call.waiting", "call.failed"),),
-            (By(field="action", label="event"), By(field="account", label="account", size=20)),
+            (By(field="action", label="event"), By(field="reason", label="reason", size=20)),
             count("times"),
         ),
         _table(
@@ -364,7 +364,7 @@ SEARCHES: tuple[Search, ...] = (
         title="Tutti: requests that failed",
         description="What clients were answered instead.",
         where=(*REQUESTS, FAILED),
-        columns=("caller", "endpoint", "http_status", "error_type", "error_message", "attempts", "trace_id"),
+        columns=("caller", "endpoint", "request_model", "http_status", "error_type", "reason", "trace_id"),
     ),
     Search(
         name="one run",

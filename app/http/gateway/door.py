@@ -129,12 +129,14 @@ class ChatDoor:
             idempotency_key=reading.read_idempotency_key(headers),
         )
         told.user, told.model, told.stream = call.user, asked.chat.model, asked.chat.stream
+        told.max_tokens, told.temperature = asked.chat.output_tokens_max, asked.chat.temperature
         watcher = asyncio.create_task(_cancel_when_gone(receive, asyncio.current_task()))
         try:
             if asked.chat.stream:
                 await self._stream(gateway, call, send, told)
             else:
                 result, facts = await gateway.complete(call)
+                told.ended(result)
                 body = self._form.render(result, asked, facts.served)
                 await _send_json(send, 200, body, self._headers(gateway, call, facts, told, result.usage))
         except QuotaError as error:
@@ -192,6 +194,7 @@ class ChatDoor:
         self, send: Send, deltas: AsyncGenerator[ChatDelta, None], writer: AnswerStream, told: RequestTold
     ) -> None:
         start = writer.start()
+        delta: ChatDelta | None = None
         try:
             async for delta in deltas:
                 part = start + writer.feed(delta)
@@ -204,6 +207,8 @@ class ChatDoor:
             body = self._form.error(status, kind, message_of(error), param=error.param, request_id=told.request_id)
             await _send_part(send, writer.fail(body), more=False)
             return
+        if delta is not None:
+            told.ended(delta)
         await deltas.aclose()
         await _send_part(send, writer.end(), more=False)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from app.domain.chat import Usage
+from app.domain.chat import ChatDelta, ChatResult, Usage
 from app.domain.errors import AccessError, GatewayError, QuotaError, UpstreamError
 from app.domain.events.fields import PROVIDERS
 from app.domain.gateway import Caller
@@ -29,17 +29,21 @@ class RequestTold:
         "_began_s",
         "_error",
         "_facts",
+        "_finish",
         "_operation",
         "_ours_s",
         "_path",
         "_reason",
+        "_response_id",
         "_status",
         "_usage",
         "caller",
         "events",
+        "max_tokens",
         "model",
         "request_id",
         "stream",
+        "temperature",
         "user",
     )
 
@@ -55,6 +59,10 @@ class RequestTold:
         self.model: str | None = None
         """As the client asked for it."""
         self.stream = False
+        self.max_tokens: int | None = None
+        self.temperature: float | None = None
+        self._finish: tuple[str, ...] | None = None
+        self._response_id: str | None = None
         self._facts: Facts | None = None
         self._usage: Usage | None = None
         self._ours_s: float | None = None
@@ -70,6 +78,13 @@ class RequestTold:
     def answered(self, facts: Facts, ours_s: float, usage: Usage | None = None) -> None:
         """Note who answers."""
         self._status, self._facts, self._ours_s, self._usage = 200, facts, ours_s, usage
+
+    def ended(self, last: ChatResult | ChatDelta) -> None:
+        """Note how the answer ended: the whole of it, or the last event of a streamed one."""
+        self._response_id = last.provider_id
+        self._usage = last.usage if last.usage is not None else self._usage
+        if last.finish_reason is not None:
+            self._finish = (last.finish_reason,)
 
     def failed(self, error: GatewayError, status: int) -> None:
         """Note how it failed; after the first byte of an answer the status is what was sent."""
@@ -95,6 +110,10 @@ class RequestTold:
             http_status=self._status or None,
             operation=self._operation,
             request_model=self.model,
+            request_max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            response_id=self._response_id,
+            finish_reasons=self._finish,
             stream=self.stream,
             duration_ns=int((time.perf_counter() - self._began_s) * 1e9),
             overhead_ms=None if self._ours_s is None else round(self._ours_s * 1e3, 3),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.domain.chat import Usage
+from app.domain.chat import ChatDelta, ChatResult, FinishReason, Usage
 from app.domain.errors import AccessError, CapacityError, QuotaError, UpstreamError, UpstreamKind
 from app.domain.gateway import Caller, Served
 from app.http.gateway.telling import CLIENT_GONE, RequestTold
@@ -44,6 +44,26 @@ def test_answered_call_is_told_with_who_answered() -> None:
         "cache": "miss",
         "input_tokens": 3,
     }
+
+
+def test_end_of_an_answer_is_told_whether_whole_or_streamed() -> None:
+    """How it was asked for, why it stopped, the provider's id of it; tokens of a stream come with its last event."""
+    usage, end = Usage(input_tokens=3, output_tokens=4), FinishReason.LENGTH
+    found = []
+    for last in (
+        ChatResult(text="x", finish_reason=end, usage=usage, provider_id="r1"),
+        ChatDelta(finish_reason=end, usage=usage, provider_id="r1"),
+    ):
+        events = Told()
+        told = a_call(events)
+        told.max_tokens, told.temperature = 16, 0.5
+        told.answered(FACTS, 0.002)
+        told.ended(last)
+        told.tell()
+        names = ("finish_reasons", "response_id", "input_tokens", "output_tokens", "request_max_tokens", "temperature")
+        found.append([events.values("request.finished")[0][name] for name in names])
+
+    assert found == [[("length",), "r1", 3, 4, 16, 0.5]] * 2
 
 
 def test_refusal_for_a_limit_is_told_as_a_limit_too() -> None:

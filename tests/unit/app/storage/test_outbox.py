@@ -12,10 +12,11 @@ from sqlalchemy import Engine, insert
 
 from app.domain.books.budgets import Owners
 from app.domain.books.entries import Correct, Ending, Expire
+from app.domain.books.unknown import Settlement
 from app.domain.chat import Usage
 from app.domain.events.spooled import SpooledEvent
 from app.domain.run import RunEvent
-from app.storage import journal, ledger, outbox
+from app.storage import journal, ledger, outbox, unknown_holds
 from app.storage.tables import run
 from tests.fakes.ledger_commands import ALICE, NOON_S, a_budget, a_hold, a_settle, an_entry, fresh_books
 
@@ -132,6 +133,29 @@ def test_budget_near_its_end_and_silent_holders_are_told(engine: Engine) -> None
     assert unknown["tutti.ledger.holds"] == 1
 
 
+def test_what_a_person_says_of_a_hold_is_told_as_their_act_and_without_their_words(engine: Engine) -> None:
+    """Who did what is an audit event; what they wrote stays in the books, and is no kind of failure."""
+    do(engine, a_hold("h1", 100))
+    do(engine, Expire(at_s=NOON_S + 61))
+    settlement = Settlement(hold_id="h1", how="figures", reason=CANARY, by="olga", nano=70, tokens=9)
+    for _ in range(2):
+        with engine.begin() as connection:
+            unknown_holds.settle(connection, settlement, NOON_S + 90)
+
+    (act,) = told(engine, "operator.acted")
+    assert act == act | {
+        "tutti.event.class": "audit",
+        "tutti.audit.operator": "olga",
+        "event.reason": "figures",
+        "tutti.ledger.hold_id": "h1",
+        "tutti.cost.nano_usd": 70,
+    }
+    (posting,) = told(engine, "call.finished")
+    assert (posting["tutti.ledger.ending"], posting["tutti.cost.nano_usd"]) == ("settled", 70)
+    assert "error.type" not in posting
+    assert CANARY.encode() not in b"".join(event.body for event in waiting(engine))
+
+
 def test_refusal_of_a_budget_is_told_but_not_of_a_hold_ahead(engine: Engine) -> None:
     """Whose budget, and who was refused."""
     do(engine, a_hold("h1", 5_000), replace(a_hold("h2", 5_000), spare=True))
@@ -161,11 +185,27 @@ def test_lines_of_runs_are_told_by_names_and_numbers(engine: Engine) -> None:
             [
                 a_line("run.accepted", text=CANARY),
                 a_line("run.questions", questions=[{"id": "q", "text": CANARY}, {"id": "q2"}]),
-                a_line("plan.ready", goal=CANARY, tasks=[{"id": "t1", "title": CANARY}], estimate={"note": CANARY}),
+                a_line(
+                    "plan.ready",
+                    goal=CANARY,
+                    tasks=[{"id": "t1", "title": CANARY}],
+                    estimate={"note": CANARY, "lower_bound_s": 4.5},
+                ),
                 a_line("task.judged", "t1", passed=False, produced_by="model", verdicts=[{"evidence": CANARY}]),
                 a_line("task.redo", "t1", feedback=[CANARY]),
                 a_line("call.failed", "t1", account="a1", kind="minute_limit", message=CANARY, purpose="task"),
-                a_line("task.finished", "t1", status="failed", account="a1", seconds=1.5, error=CANARY, cost_usd="0.5"),
+                a_line(
+                    "task.finished",
+                    "t1",
+                    status="failed",
+                    account="a1",
+                    seconds=1.5,
+                    error=CANARY,
+                    cost_usd="0.5",
+                    task_type="general",
+                    produced_by="rules",
+                ),
+                a_line("call.waiting", "t1", purpose="task", reason="its account is starting", retry_after_s=2.5),
                 a_line("stage.finished", stage="merge", seconds=2, error=CANARY, usage={"input_tokens": 3}),
                 a_line("run.note", text=CANARY),
                 a_line("no.such.event", text=CANARY),
@@ -175,14 +215,19 @@ def test_lines_of_runs_are_told_by_names_and_numbers(engine: Engine) -> None:
 
     assert CANARY.encode() not in b"".join(event.body for event in waiting(engine))
     assert "sk-canary" not in "".join(event.body.decode() for event in waiting(engine))
-    assert len(waiting(engine)) == 10
+    assert len(waiting(engine)) == 11
     (judged,) = told(engine, "task.judged")
     assert (judged["tutti.judgement.verdict"], judged["tutti.task.id"], judged["event.sequence"]) == ("redo", "t1", 4)
     (questions,) = told(engine, "run.questions")
     assert questions["tutti.run.questions"] == 2
     (failed,) = told(engine, "call.failed")
     assert failed["error.type"] == "minute_limit"
+    (planned,) = told(engine, "plan.ready")
+    assert (planned["tutti.run.tasks"], planned["tutti.run.lower_bound_s"]) == (1, 4.5)
+    (wait,) = told(engine, "call.waiting")
+    assert (wait["event.reason"], wait["tutti.limit.retry_after_ms"]) == ("its account is starting", 2_500)
     (task,) = told(engine, "task.finished")
+    assert (task["tutti.task.type"], task["tutti.produced_by"]) == ("general", "rules")
     assert (task["event.outcome"], task["tutti.cost.nano_usd"]) == ("failure", 500_000_000)
     (stage,) = told(engine, "stage.finished")
     assert (stage["event.outcome"], stage["gen_ai.usage.input_tokens"]) == ("failure", 3)

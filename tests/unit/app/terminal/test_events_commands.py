@@ -90,8 +90,8 @@ def test_events_of_both_places_come_in_the_order_in_which_they_happened(machine:
     machine.book("ann")
     machine.tell(
         ("call.retried", 3.0, {"account": "openai-a"}),
-        ("limit.hit", 7.0, {"account": "openai-b"}),
-        ("limit.hit", 900.0, {"account": "openai-b"}),
+        ("limit.hit", 7.0, {"user": "ann"}),
+        ("limit.hit", 900.0, {"user": "ann"}),
     )
 
     assert [each["event.action"] for each in machine.found()] == ["limit.hit", "call.finished", "call.retried"]

@@ -40,7 +40,7 @@ def document(event_type: str, values: dict[str, object]) -> dict[str, Json]:
 
 def test_document_has_the_frame_and_the_values_by_their_paths() -> None:
     """What is absent stays absent."""
-    told = document("call.retried", {"account": "a", "http_status": 429, "reason": "failover", "model": None})
+    told = document("call.retried", {"account": "a", "http_status": 429, "reason": "failover", "attempts": None})
 
     assert told == {
         "@timestamp": "2026-11-21T12:00:00.123456Z",

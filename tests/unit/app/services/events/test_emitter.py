@@ -172,7 +172,7 @@ async def test_sampled_type_is_told_in_part_and_others_whole(emitter: Emitter, k
     await emitter.flush()
     for _ in range(8):
         emitter.emit("call.retried", account="a")
-        emitter.emit("limit.hit", account="a")
+        emitter.emit("limit.hit", user="a")
     await emitter.flush()
 
     assert len(keeper.told("call.retried")) == 4
