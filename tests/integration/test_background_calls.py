@@ -3,78 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from typing import cast
 
 import pytest
-import yaml
 
-from app.domain.accounts import AccountSpec, EndpointClass, ModelInfo, Provider
+from app.domain.accounts import EndpointClass
 from app.domain.chat import ChatRequest, FinishReason, Json, Message, OutputSchema, Role, ToolCall, ToolSpec
 from app.domain.errors import ConflictError, NoAnswerError, RequestError, UpstreamError, UpstreamKind
 from app.providers.background import BackgroundCall
 from app.providers.http_background import BackgroundHttpAdapter
-from app.providers.registry import create
-from tests.fakes.simulated import Simulator, running_simulator
+from tests.fakes.endpoints import GONE, Endpoint, bills
+from tests.fakes.simulated import Simulator
 
 ASKED = ChatRequest(
     model="m", messages=(Message(role=Role.USER, text="hello"),), output_tokens_max=400, call_key="run/t/task/1"
 )
 SLOW, BROKEN = "take your time", "break down"
-FAULTS = [
-    {"kind": "slow_first", "seconds": 30.0, "match": {"contains": SLOW}},
-    {"kind": "bill_then_500", "match": {"contains": BROKEN}},
-]
 ADDRESS: dict[str, Json] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-
-
-@pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
-    file = tmp_path_factory.mktemp("background") / "provider.yaml"
-    file.write_text(
-        yaml.safe_dump(
-            {
-                "port": 0,
-                "profile": {"latency": {"mean_s": 0.02}},
-                "keys": [{"key": "sk-good"}, {"key": "sk-gone", "state": "revoked"}],
-            }
-        ),
-        encoding="utf-8",
-    )
-    with running_simulator(file) as running:
-        yield running
-
-
-@pytest.fixture
-def simulator(process: Simulator) -> Simulator:
-    process.reset()
-    process.control({"faults": FAULTS, "replies": []})
-    return process
-
-
-@pytest.fixture
-async def adapter(simulator: Simulator) -> AsyncIterator[BackgroundHttpAdapter]:
-    made = an_adapter(simulator)
-    yield made
-    await made.aclose()
-
-
-def an_adapter(simulator: Simulator, key: str = "sk-good") -> BackgroundHttpAdapter:
-    account = AccountSpec(
-        name="a",
-        provider=Provider.OPENAI,
-        api_key=key,
-        base_url=f"{simulator.url}/v1",
-        models=(("m", "m"),),
-        endpoint=EndpointClass.REATTACH,
-        timeout_s=30.0,
-    )
-    return cast("BackgroundHttpAdapter", create(account, [ModelInfo(name="m", family="f")]))
-
-
-def bills(simulator: Simulator) -> int:
-    return int(simulator.stats()["total"]["billed_requests"])
+AT = Endpoint(
+    adapter_class=BackgroundHttpAdapter,
+    endpoint=EndpointClass.REATTACH,
+    simulated={"profile": {"latency": {"mean_s": 0.02}}},
+    faults=[
+        {"kind": "slow_first", "seconds": 30.0, "match": {"contains": SLOW}},
+        {"kind": "bill_then_500", "match": {"contains": BROKEN}},
+    ],
+    account={"timeout_s": 30.0},
+)
+process, simulator, adapter = AT.fixtures()
 
 
 def saying(text: str) -> ChatRequest:
@@ -91,7 +47,7 @@ async def test_an_answer_is_fetched_by_name_as_often_as_wanted_and_billed_once(
     """Also by an adapter of a later life, which knows nothing but the name."""
     name = await adapter.begin(ASKED, note=unheard, timeout_s=10)
     first = await adapter.attend(ASKED, name, timeout_s=10)
-    later = an_adapter(simulator)
+    later = AT.adapter(simulator)
     again = await later.attend(ASKED, name, timeout_s=10)
     await later.aclose()
 
@@ -150,7 +106,7 @@ async def test_a_field_without_a_word_is_refused_before_anything_is_bought(
 
 async def test_a_dead_key_buys_nothing(simulator: Simulator) -> None:
     """A refusal at the beginning is a refusal, whatever goes on in the background."""
-    adapter = an_adapter(simulator, key="sk-gone")
+    adapter = AT.adapter(simulator, GONE)
     with pytest.raises(UpstreamError) as caught:
         await adapter.begin(ASKED, note=unheard, timeout_s=10)
     await adapter.aclose()

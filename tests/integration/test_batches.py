@@ -4,72 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from typing import cast
 
 import pytest
-import yaml
 
-from app.domain.accounts import AccountSpec, EndpointClass, ModelInfo, Provider
+from app.domain.accounts import EndpointClass
 from app.domain.chat import ChatRequest, Message, Role
 from app.domain.errors import ConflictError, NoAnswerError, UpstreamError, UpstreamKind
 from app.providers.background import BackgroundCall
 from app.providers.http_batches import BatchHttpAdapter
-from app.providers.registry import create
-from tests.fakes.simulated import Simulator, running_simulator
+from tests.fakes.endpoints import GONE, Endpoint, bills
+from tests.fakes.simulated import Simulator
 
 LAG_S = 0.6
 REFUSED, SLOW = "too much of this", "take your time"
-FAULTS = [
-    {"kind": "http_400", "match": {"contains": REFUSED}},
-    {"kind": "slow_first", "seconds": 1.5, "match": {"contains": SLOW}},
-]
-
-
-@pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
-    file = tmp_path_factory.mktemp("batches") / "provider.yaml"
-    document = {
-        "port": 0,
+AT = Endpoint(
+    adapter_class=BatchHttpAdapter,
+    endpoint=EndpointClass.BATCH,
+    simulated={
         "profile": {"latency": {"mean_s": 0}},
         "default_reply": "echo",
         "store_lag_s": LAG_S / 2,
         "batch_delay_s": 0.2,
-        "keys": [{"key": "sk-good"}, {"key": "sk-gone", "state": "revoked"}],
-    }
-    file.write_text(yaml.safe_dump(document), encoding="utf-8")
-    with running_simulator(file) as running:
-        yield running
-
-
-@pytest.fixture
-def simulator(process: Simulator) -> Simulator:
-    process.reset()
-    process.control({"faults": FAULTS, "replies": []})
-    return process
-
-
-@pytest.fixture
-async def adapter(simulator: Simulator) -> AsyncIterator[BatchHttpAdapter]:
-    made = an_adapter(simulator)
-    yield made
-    await made.aclose()
-
-
-def an_adapter(simulator: Simulator, key: str = "sk-good") -> BatchHttpAdapter:
-    account = AccountSpec(
-        name="a",
-        provider=Provider.OPENAI,
-        api_key=key,
-        base_url=f"{simulator.url}/v1",
-        models=(("m", "m"), ("other", "other")),
-        endpoint=EndpointClass.BATCH,
-        lookup_lag_s=LAG_S,
-        batch_window_s=0.3,
-        timeout_s=30.0,
-    )
-    return cast("BatchHttpAdapter", create(account, [ModelInfo(name="m", family="f")]))
+    },
+    faults=[
+        {"kind": "http_400", "match": {"contains": REFUSED}},
+        {"kind": "slow_first", "seconds": 1.5, "match": {"contains": SLOW}},
+    ],
+    account={
+        "models": (("m", "m"), ("other", "other")),
+        "lookup_lag_s": LAG_S,
+        "batch_window_s": 0.3,
+        "timeout_s": 30.0,
+    },
+)
+process, simulator, adapter = AT.fixtures()
 
 
 def asking(text: str, number: int = 1, model: str = "m") -> ChatRequest:
@@ -97,10 +66,6 @@ class Journal:
         return replace(request, begun_as=self.names[request.call_key or ""], lost_at_s=time.time())
 
 
-def bills(simulator: Simulator) -> int:
-    return int(simulator.stats()["total"]["billed_requests"])
-
-
 async def test_calls_of_a_window_share_a_batch_and_have_answers_of_their_own(
     adapter: BatchHttpAdapter, simulator: Simulator
 ) -> None:
@@ -123,7 +88,7 @@ async def test_a_later_life_finds_the_batch_by_our_name(adapter: BatchHttpAdapte
     """Although it is not listed at first, and the process that made it is gone with its number."""
     journal, request = Journal(), asking("hello")
     first = await journal.call(adapter, request).answer(20)
-    later = an_adapter(simulator)
+    later = AT.adapter(simulator)
     again = await journal.call(later, journal.again(request)).answer(20)
     await later.aclose()
 
@@ -190,7 +155,7 @@ async def test_a_line_that_the_provider_refuses_fails_alone(adapter: BatchHttpAd
 
 async def test_a_batch_that_is_refused_buys_nothing(simulator: Simulator) -> None:
     """All its calls learn so, and may go elsewhere."""
-    adapter, journal = an_adapter(simulator, key="sk-gone"), Journal()
+    adapter, journal = AT.adapter(simulator, GONE), Journal()
     found = await asyncio.gather(
         *(journal.call(adapter, asking("hello", number)).answer(20) for number in range(2)), return_exceptions=True
     )
@@ -213,7 +178,7 @@ async def test_a_batch_is_stopped_when_nobody_wants_its_answers(
     assert not tasks[1].done()
     tasks[1].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    later = an_adapter(simulator)
+    later = AT.adapter(simulator)
     found = await asyncio.gather(
         *(journal.call(later, journal.again(request)).answer(20) for request in requests), return_exceptions=True
     )
