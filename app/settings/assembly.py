@@ -12,7 +12,7 @@ from app.domain.accounts import AccountSpec, CacheSpec, GatewaySpec, ModelInfo, 
 from app.domain.callers import CallerSpec
 from app.domain.gateway import Caller
 from app.domain.limits import LimitSpec
-from app.settings.books_assembly import budgets_of, prices_of
+from app.settings.books_assembly import budgets_of, prices_of, unseen_defaults
 from app.settings.events_schema import events_of
 from app.settings.gateway_schema import KeyLimitsSection
 from app.settings.model_table import ModelTable, Serving, describe_model
@@ -67,6 +67,8 @@ def assemble(file: ConfigurationFile, *, table: ModelTable, data_dir: Path, sour
     notes.extend(
         f"No account serves {name!r}, priced under `prices`." for name in priced if not offer.find(name, table)
     )
+    budgets = budgets_of(file.budgets, file.tenant)
+    notes.extend(unseen_defaults(accounts, budgets))
     if all(model.tier is Tier.TINY for model in models):
         notes.insert(0, TINY_NOTE)
     orchestra = Orchestra(
@@ -83,7 +85,7 @@ def assemble(file: ConfigurationFile, *, table: ModelTable, data_dir: Path, sour
         gateway=_gateway(file, lambda name: offer.find(name, table)),
         tenant=file.tenant,
         prices=prices_of(models, servings, file.prices, table, lambda name: offer.find(name, table)),
-        budgets=budgets_of(file.budgets, file.tenant),
+        budgets=budgets,
         alert_webhook=file.alerts.webhook,
         telemetry=telemetry_of(file.telemetry),
         events=events_of(file.events),

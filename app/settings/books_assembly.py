@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 
-from app.domain.accounts import ModelInfo, Provider
+from app.domain.accounts import AccountSpec, ModelInfo, Provider
 from app.domain.books.budgets import BudgetSpec, OwnerKind
 from app.domain.books.prices import PriceRow, Rates
 from app.domain.cost import row_of_model
@@ -18,6 +18,8 @@ from app.settings.model_table import ModelTable, Serving
 from app.settings.price_rows import extend_row, name_row
 
 SOURCE = "configuration"
+_DEFAULTS = {Provider.OPENAI: ("service_tier", "project"), Provider.ANTHROPIC: ("inference_geo", "workspace")}
+"""Whose console may make requests dearer that do not name a field, and of which of its parts that is a setting."""
 
 
 def budgets_of(sections: Sequence[BudgetSection], tenant: str) -> tuple[BudgetSpec, ...]:
@@ -38,6 +40,22 @@ def budgets_of(sections: Sequence[BudgetSection], tenant: str) -> tuple[BudgetSp
             )
         )
     return tuple(specs)
+
+
+def unseen_defaults(accounts: Sequence[AccountSpec], budgets: Sequence[BudgetSpec]) -> list[str]:
+    """Return notes on prices that a provider's own settings decide, where budgets of money rely on them."""
+    if all(budget.limit_nano is None for budget in budgets):
+        return []
+    names = {
+        provider: ", ".join(repr(account.name) for account in accounts if account.provider is provider)
+        for provider in _DEFAULTS
+    }
+    return [
+        f"Calls at {names[provider]} that name no `{field}` are held and booked at the standard price; where the "
+        f"provider's {part} has another default, write its prices under `prices`."
+        for provider, (field, part) in _DEFAULTS.items()
+        if names[provider]
+    ]
 
 
 def prices_of(

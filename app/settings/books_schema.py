@@ -275,8 +275,9 @@ class ExtraPrices(RatesSection):
     )
     tiers: Tiers = setting(
         dict,
-        "What prices are multiplied by where a request asks for a `service_tier`, or Anthropic's `speed`. Of a tier "
-        "that is not named here the price is unknown.",
+        "What prices are multiplied by where a request asks for a `service_tier`, or for Anthropic's `speed` or "
+        "`inference_geo`; for two of them together as `fast+us`. Of a tier that is not named here the price is "
+        "unknown.",
         kind="mapping of tier to a number from 0 to 100",
         example="{priority: 2, flex: 0.5}",
     )

@@ -22,7 +22,7 @@ from app.domain.books.budgets import (
 )
 from app.domain.books.figures import BudgetFigures, exhausted_at, forecast
 from app.domain.books.legs import AccountKey, account_key, spec_of
-from app.domain.books.prices import PriceRow
+from app.domain.books.prices import PriceRow, with_tiers
 from app.domain.books.usage import Dimension, UsageQuery
 from app.domain.errors import ConflictError
 from app.domain.run import RunStatus
@@ -82,12 +82,12 @@ def budgets(connection: Connection, now_s: float) -> list[BudgetFigures]:
 
 
 def record_prices(connection: Connection, price_rows: Iterable[PriceRow]) -> None:
-    """Keep the text of price rows, so that every cost can name the one it was made with; the same again is a no-op.
+    """Keep the text of price rows and of their tiers', so that a cost can name its own; the same again is a no-op.
 
     Raises:
         ConflictError: an id is known with other figures.
     """
-    bodies = {row.price_id: codec.dump(PRICE_ROW, row) for row in price_rows}
+    bodies = {row.price_id: codec.dump(PRICE_ROW, row) for row in with_tiers(price_rows)}
     known = {row.id: row.body for row in ledger.select_in(connection, _PRICES, bodies)}
     for price_id, body in bodies.items():
         if known.get(price_id, body) != body:

@@ -159,6 +159,8 @@ def find_row(rows: Iterable[PriceRow], *, model: str, provider: str | None, at_s
 def at_tier(row: PriceRow | None, tier: str) -> PriceRow | None:
     """Return the row as it holds for calls at a service tier; None where it does not say what that costs.
 
+    Its id names the tier after the row's own, so that every cost says at which tier it was made.
+
     Args:
         row: From ``find_row``.
         tier: From ``asked_tier``.
@@ -166,7 +168,12 @@ def at_tier(row: PriceRow | None, tier: str) -> PriceRow | None:
     if row is None or tier == STANDARD:
         return row
     factor = dict(row.tier_factors).get(tier)
-    return None if factor is None else _times(row, factor)
+    return None if factor is None else _times(row, tier, factor)
+
+
+def with_tiers(rows: Iterable[PriceRow]) -> list[PriceRow]:
+    """Return the rows, each followed by what it becomes at its tiers: every row that a cost can name."""
+    return [one for row in rows for one in (row, *(_times(row, *named) for named in row.tier_factors))]
 
 
 def check_row(row: PriceRow) -> Sequence[str]:
@@ -225,9 +232,10 @@ class _Table:
 
 
 @lru_cache(maxsize=1_024)
-def _times(row: PriceRow, factor: str) -> PriceRow:
+def _times(row: PriceRow, tier: str, factor: str) -> PriceRow:
     return replace(
         row,
+        price_id=f"{row.price_id}:{tier}",
         rates=_rates_times(row.rates, factor),
         long_contexts=tuple(replace(long, rates=_rates_times(long.rates, factor)) for long in row.long_contexts),
         # Nobody promises two discounts on one call.

@@ -276,3 +276,19 @@ def test_a_price_of_a_model_that_nobody_serves_is_a_note() -> None:
 
     assert any("'gpt-9', priced under `prices`" in note for note in orchestra.notes)
     assert not any(row.model == "gpt-9" for row in orchestra.prices)
+
+
+def test_defaults_that_only_a_provider_sees_are_a_note_where_money_relies_on_prices() -> None:
+    """A project whose default is priority is billed twice what the books say: whoever sets a ceiling is told so."""
+    budget = "budgets: [{for: tenant, window: day, usd: 1}]\n"
+    told = [note for note in loaded(budget).notes if "has another default" in note]
+
+    assert told == [
+        "Calls at 'a' that name no `service_tier` are held and booked at the standard price; where the provider's "
+        "project has another default, write its prices under `prices`."
+    ]
+    for quiet in ("", "budgets: [{for: tenant, window: day, tokens: 1}]\n"):
+        assert not any("has another default" in note for note in loaded(quiet).notes)
+    claude = ACCOUNTS.replace("openai", "anthropic").replace("[gpt-5-mini, {fast: gpt-5.4-nano}, gpt-5.6-sol]", "[x]")
+    notes = settings.load_text(claude + budget, environ=ENVIRON).notes
+    assert any("no `inference_geo`" in note and "workspace" in note for note in notes)

@@ -181,6 +181,10 @@ def test_a_batch_costs_half_where_the_table_says_so() -> None:
         ("claude-opus-4-8", "fast", 2),
         ("claude-opus-4-7", "fast", 6),
         ("claude-opus-4-6", "fast", 6),
+        ("claude-opus-4-6", "fast+us", Decimal("6.6")),
+        ("claude-opus-4-8", "fast+us", Decimal("2.2")),
+        ("claude-fable-5", "us", Decimal("1.1")),
+        ("claude-sonnet-4-6", "us", Decimal("1.1")),
     ],
 )
 def test_a_service_tier_costs_what_the_table_says(model: str, tier: str, factor: Decimal) -> None:
@@ -196,5 +200,5 @@ def test_a_service_tier_of_which_the_table_says_nothing_has_no_price() -> None:
     """Unknown, not the standard rate."""
     for name, row in model_table().rows.items():
         named = {tier for tier, _factor in row.price.tier_factors} if row.price else set()
-        for tier in {"priority", "flex", "fast", "scale"} - named:
+        for tier in {"priority", "flex", "fast", "scale", "us", "eu", "priority+us"} - named:
             assert at_tier(row.price, tier) is None, name

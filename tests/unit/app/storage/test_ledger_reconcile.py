@@ -10,7 +10,7 @@ import pytest
 from app.domain.books.budgets import Ledger
 from app.domain.books.entries import Expire
 from app.domain.books.figures import ExportRow, ReconcileLine
-from app.domain.books.prices import LongContext, PeakWindow, Rates
+from app.domain.books.prices import LongContext, PeakWindow, Rates, at_tier
 from app.domain.errors import ConflictError
 from app.storage import books_checks, budgets, ledger, unknown_holds
 from tests.fakes.ledger_commands import NOON_S, PRICE, a_hold, a_settle, an_entry, fresh_books
@@ -89,3 +89,20 @@ def test_price_rows_are_kept_whole_and_an_id_never_changes_its_figures() -> None
         assert budgets.find_prices(connection, ["p1", "p2", "p3"]) == {"p1": PRICE, "p2": row}
         with pytest.raises(ConflictError, match="'p2' is known with other figures"):
             budgets.record_prices(connection, [replace(row, batch_factor="0.6")])
+
+
+def test_a_cost_at_a_tier_names_figures_that_are_kept() -> None:
+    """The row as it was multiplied: nobody has to know what a tier's factor was that day."""
+    row = replace(PRICE, price_id="p2", tier_factors=(("priority", "2"),))
+    dear = at_tier(row, "priority")
+    assert dear is not None
+    with fresh_books() as engine, engine.begin() as connection:
+        ledger.apply(connection, [a_hold("h"), a_settle("h", an_entry("e", 40, price_id=dear.price_id))])
+        before = [one.check for one in books_checks.verify(connection)]
+        budgets.record_prices(connection, [row])
+        after = books_checks.verify(connection)
+        kept = budgets.find_prices(connection, ["p2:priority"])
+
+    assert before == ["prices"]
+    assert after == []
+    assert kept == {"p2:priority": dear}

@@ -22,6 +22,7 @@ from app.domain.books.prices import (
     check_row,
     find_row,
     price_nano,
+    with_tiers,
 )
 from app.domain.chat import Usage
 from tests.effort import examples
@@ -226,6 +227,20 @@ def test_a_service_tier_that_the_row_does_not_name_has_no_price() -> None:
     assert at_tier(row, "priority") is None
     assert at_tier(PLAIN, "flex") is None
     assert at_tier(None, "") is at_tier(None, "flex") is None
+
+
+def test_a_row_at_a_tier_is_named_after_both() -> None:
+    """The name that a cost carries says at which tier it was made, and its figures can be had by that name."""
+    row = replace(PLAIN, tier_factors=(("flex", "0.5"), ("priority", "2")))
+
+    rows = {one.price_id: one for one in with_tiers([row, replace(PLAIN, price_id="q")])}
+
+    assert list(rows) == ["p", "p:flex", "p:priority", "q"]
+    for tier in ("flex", "priority"):
+        found = at_tier(row, tier)
+        assert found is not None
+        assert rows[found.price_id] == found
+    assert rows["p:priority"].rates == Rates(input="5.00", output="30", cache_read="0.50")
 
 
 def test_a_tier_and_a_batch_are_no_two_discounts() -> None:

@@ -16,6 +16,10 @@ from app.domain.books.tiers import asked_tier
         ((("service_tier", '"auto"'),), ""),
         ((("service_tier", '"default"'),), ""),
         ((("service_tier", '"standard_only"'),), ""),
+        ((("inference_geo", "null"),), ""),
+        ((("inference_geo", '"global"'),), ""),
+        ((("inference_geo", '"us"'),), "us"),
+        ((("inference_geo", "1"),), "1"),
         ((("service_tier", '"priority"'),), "priority"),
         ((("serviceTier", '"flex"'),), "flex"),
         ((("service_tier", '"auto"'), ("speed", '"fast"')), "fast"),
@@ -35,5 +39,6 @@ def test_asked_tier_reads_the_fields_of_every_provider(extra: tuple[tuple[str, s
 
 
 def test_asked_tier_of_two_is_neither() -> None:
-    """What both together cost is on nobody's page."""
+    """What both together cost is for a row to say."""
+    assert asked_tier((("speed", '"fast"'), ("inference_geo", '"us"'), ("service_tier", '"auto"'))) == "fast+us"
     assert asked_tier((("speed", '"fast"'), ("service_tier", '"priority"'))) == "fast+priority"

@@ -91,7 +91,8 @@ def test_a_tier_is_held_and_booked_at_its_price(asked: str | None, dear: int, ch
 
             costs = [entry.cost_nano for entry in books.booked()]
             assert sorted(cost or 0 for cost in costs) == [USED_NANO * dear // cheap, MOST_NANO * dear // cheap]
-            assert {entry.price_id for entry in books.booked()} == {ROW.price_id}
+            name = f"{ROW.price_id}:{asked}" if dear != cheap else ROW.price_id
+            assert {entry.price_id for entry in books.booked()} == {name}
             assert told == {1: "0.00024", 2: "0.00048"}.get(dear if cheap == 1 else 0, "0.00012")
 
     play(story)
