@@ -10,17 +10,25 @@ import asyncio
 import contextlib
 import errno
 import os
+import random
 import shutil
 import sqlite3
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 
+from actors.clock import SystemClock
+from actors.event_log import EventLog, own_origin
 from actors.store import Store
 from app.domain.errors import ConfigurationError, InternalError
+from app.domain.events.spec import EventsSpec, FileSpec
+from app.services.events.emitter import Emitter
 from app.storage import database
 from app.storage.place import FILE_NAME, Place
 from tests.unit.actors.test_store import a_run, an_event
@@ -78,6 +86,37 @@ async def test_a_full_disk_refuses_writes_until_there_is_room(small_disk: Path) 
     assert {run.run_id for run in await store.list_runs(1_000, None)} == {*written, "after"}
     await store.close()
     assert verdict(small_disk / "data") == "ok"
+
+
+async def test_a_spool_whose_disk_is_full_holds_up_nobody_and_loses_nothing(small_disk: Path) -> None:
+    """ENOSPC from the kernel: who tells goes on at once, the operator reads why, and all is kept once there is room."""
+    log = EventLog(str(small_disk / "data"), EventsSpec(file=FileSpec(folder=str(small_disk / "never"))))
+    emitter = Emitter(log, own_origin("test"), SystemClock(), chance=random.random)
+    told = [f"q-{number}" for number in range(40)]
+    emitter.emit("access.refused", request_id=told[0], reason="x" * 1_000)
+    assert await emitter.flush()
+    ballast = small_disk / "ballast"
+    fill(ballast)
+    refused, took_s = 0, []
+    for name in told[1:]:
+        began_s = time.process_time()
+        emitter.emit("access.refused", request_id=name, reason="x" * 1_000)
+        took_s.append(time.process_time() - began_s)
+        refused += not await emitter.flush()
+    said = (await log.backlog()).note
+    with pytest.raises(InternalError, match="its disk is full"):
+        await emitter.record("operator.acted", operator="me")
+    ballast.unlink()
+
+    assert refused > 0
+    assert statistics.median(took_s) < 0.001
+    assert "its disk is full" in said
+    assert await emitter.flush()
+    assert (await log.backlog()).note == ""
+    kept = [orjson.loads(event.body) for event in await log.pending(0, 1_000, 10**7)]
+    assert [event["tutti.request.id"] for event in kept if event["event.action"] == "access.refused"] == told
+    assert not emitter.dropped
+    await log.close()
 
 
 async def test_a_directory_that_is_full_at_the_start_is_used_once_there_is_room(small_disk: Path) -> None:
