@@ -23,9 +23,10 @@ import orjson
 
 from actors import telemetry, tracing
 from actors.handles import StoreHandle
+from actors.own_events import OwnEvents
 from app.domain.account_state import AccountBook, Ending
 from app.domain.accounts import AccountSpec, EndpointClass, ModelInfo
-from app.domain.calls import Admission, CallOrder, CallOutcome, Collected
+from app.domain.calls import Admission, CallOrder, CallOutcome, CallPlace, Collected
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult, Message, Role
 from app.domain.errors import (
     CapacityError,
@@ -67,7 +68,7 @@ class AccountStore(Protocol):
 
     async def save_limiters(self, states: Sequence[SavedLimiter], wall_s: float) -> None: ...
     async def find_limiters(self, keys: Sequence[tuple[str, str]]) -> Sequence[SavedLimiter]: ...
-    async def place_call(self, key: str, account: str, model: str, provider_id: str | None = None) -> None: ...
+    async def place_call(self, place: CallPlace) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -336,15 +337,16 @@ class AccountHost:
         spec, adapter = self._adapters[order.account]
         request = replace(order.request, model=spec.upstream_model(order.model) or order.model)
         key = request.call_key if spec.endpoint is not EndpointClass.OPAQUE else None
+        place = CallPlace(key=key or "", account=order.account, model=order.model, epoch=order.epoch)
         if key is not None and request.begun_as is None:
             # On disk before it is sent: whoever recovers the call must know where to ask for it.
-            await self._store.place_call(key, order.account, order.model)
+            await self._store.place_call(place)
         try:
             if key is not None and isinstance(adapter, BackgroundAdapter):
                 background = BackgroundCall(
                     adapter,
                     request,
-                    note=lambda name: self._store.place_call(key, order.account, order.model, name),
+                    note=lambda name: self._store.place_call(replace(place, provider_id=name)),
                     is_wanted=lambda: self._draining or self._is_taken_over(order),
                 )
                 return await background.answer(order.timeout_s)
@@ -465,9 +467,15 @@ class AccountActor(AccountHost):
         from app.providers.registry import create
 
         super().__init__(host, StoreHandle(namespace), create if host != CALLERS_HOST else None)
+        self._own_events = OwnEvents(host, namespace)
 
     def __repr__(self) -> str:
         return f"tutti {self._host}"  # as Ray's dashboard and logs show it
+
+    async def drain(self, timeout_s: float) -> None:
+        """See ``AccountHost.drain``."""
+        await super().drain(timeout_s)
+        await self._own_events.aclose()
 
 
 async def _sleep_until(start_ns: int) -> None:

@@ -33,10 +33,10 @@ EVENTS = "events"
 LOG_SHIPPER = "log_shipper"
 
 # By address: a process that only names an actor must not pay for importing what it needs (half a second of CPU each).
-STORE_CLASS = "actors.store:Store"
+STORE_CLASS = "actors.store_actor:StoreActor"
 DIRECTORY_CLASS = "actors.bootstrap:DirectoryActor"
 COORDINATOR_CLASS = "actors.coordinator:Coordinator"
-EVENTS_CLASS = "actors.event_log:EventLog"
+EVENTS_CLASS = "actors.event_log:EventLogActor"
 LOG_SHIPPER_CLASS = "actors.log_shipper:LogShipperActor"
 ACCOUNT_CLASS = "actors.account:AccountActor"
 
@@ -100,7 +100,7 @@ async def ensure(
         InternalError: an actor did not come up.
     """
     wanted = [
-        (STORE_CLASS, STORE, (orchestra.data_dir, orchestra.store_url)),
+        (STORE_CLASS, STORE, (orchestra.data_dir, orchestra.store_url, namespace)),
         (DIRECTORY_CLASS, DIRECTORY, (namespace,)),
         (COORDINATOR_CLASS, COORDINATOR, (namespace,)),
         (EVENTS_CLASS, EVENTS, (orchestra.data_dir, orchestra.events)),

@@ -19,8 +19,8 @@ from typing import Any, TypeGuard
 
 from actors import telemetry
 from actors.clock import SystemClock
-from actors.event_handles import emitter_of
 from actors.handles import DirectoryHandle, HostHandles, StoreHandle
+from actors.own_events import OwnEvents
 from app.domain.accounts import Orchestra
 from app.domain.books.budgets import Owners
 from app.domain.books.money import is_amount
@@ -83,9 +83,9 @@ class Coordinator:
         self._background: set[asyncio.Task[None]] = set()
         self._known = asyncio.Event()
         self._answering = asyncio.Lock()
-        emitter = emitter_of("coordinator", namespace)
-        emitter.emit("actor.started", actor="coordinator")
-        for work in (self._watch_directory(), self._dispatcher.run(), self._go_on(), self._measure(), emitter.run()):
+        self._own_events = OwnEvents("coordinator", namespace)
+        self._own_events.emitter.emit("actor.started", actor="coordinator")
+        for work in (self._watch_directory(), self._dispatcher.run(), self._go_on(), self._measure()):
             self._spawn(work)
 
     def __repr__(self) -> str:

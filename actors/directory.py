@@ -82,8 +82,7 @@ class Events(Protocol):
     """How they fare, for people."""
 
     def emit(self, event_type: str, /, *, at_ns: int | None = None, **values: object) -> None: ...
-    async def configure(self, spec: EventsSpec) -> str: ...
-    async def run(self) -> None: ...
+    async def configure(self, spec: EventsSpec, watched: TelemetrySpec) -> str: ...
     async def aclose(self) -> None: ...
 
 
@@ -156,7 +155,6 @@ class Directory:
         self._spawn(self._look_after_books())
         self._spawn(self._watch_file())
         if self._events is not None:
-            self._spawn(self._events.run())
             self._spawn(self._look_after_events(self._events))
         self._tells.emit("actor.started", actor="directory")
         self._tell_configuration(orchestra, "start")
@@ -363,7 +361,7 @@ class Directory:
             orchestra = self._orchestra
             assert orchestra is not None
             try:
-                life = await events.configure(orchestra.events)
+                life = await events.configure(orchestra.events, orchestra.telemetry)
                 if life != self._store_life:
                     self._tell_life("store", self._store_life, life)
                     # It has budgets and prices on disk, and where alerts go only from us.

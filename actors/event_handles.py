@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import cast
 
 from actors.clock import SystemClock
-from actors.event_log import own_origin
 from actors.handles import STORE_PATIENCE_S, ActorHandle
+from actors.own_origin import own_origin
 from app.domain.events.batches import BatchKept, EventBatch, EventTerms
 from app.domain.events.spec import EventsSpec
 from app.domain.events.spooled import Backlog, DeadLetter, SpooledEvent

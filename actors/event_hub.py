@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from actors.event_handles import OutboxHandle, SpoolHandle, emitter_of
+from actors.event_handles import OutboxHandle, SpoolHandle
 from actors.log_shipper_handle import LogShipperHandle
+from actors.own_events import OwnEvents
 from app.domain.errors import GatewayError
 from app.domain.events.spec import EventsSpec
+from app.domain.telemetry import TelemetrySpec
 from app.services.events.shipping_words import word_of
 
 
@@ -28,15 +30,15 @@ class EventHub:
         self._start_shipper = start_shipper
         self._shipping = False
         self._shipper = LogShipperHandle(namespace)
-        self._emitter = emitter_of("directory", namespace)
+        self._own_events = OwnEvents("directory", namespace)
         self.word = "ok"
         """How events fare, as of the last look."""
 
     def emit(self, event_type: str, /, *, at_ns: int | None = None, **values: object) -> None:
         """See ``ports.Tells``."""
-        self._emitter.emit(event_type, at_ns=at_ns, **values)
+        self._own_events.emitter.emit(event_type, at_ns=at_ns, **values)
 
-    async def configure(self, spec: EventsSpec) -> str:
+    async def configure(self, spec: EventsSpec, watched: TelemetrySpec) -> str:
         """Say it, again and again: who was restarted knows nothing of it. Hears how it goes. Raises InternalError.
 
         Returns:
@@ -47,21 +49,17 @@ class EventHub:
         if spec.ships and not self._shipping:
             await asyncio.to_thread(self._start_shipper)
             self._shipping = True
-        self.word = await self._look(spec)
+        self.word = await self._look(spec, watched)
         return life
 
-    async def _look(self, spec: EventsSpec) -> str:
+    async def _look(self, spec: EventsSpec, watched: TelemetrySpec) -> str:
         if not spec.ships:
             return word_of([], (await self._spool.backlog()).note)
         try:
-            return word_of(await self._shipper.states())
+            return word_of(await self._shipper.configure(watched))
         except GatewayError as error:
             return f"ok; events wait: {error.message}"
 
-    async def run(self) -> None:
-        """Hand events over, for ever."""
-        await self._emitter.run()
-
     async def aclose(self) -> None:
         """Hand over what is left."""
-        await self._emitter.aclose()
+        await self._own_events.aclose()

@@ -12,31 +12,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import secrets
-import socket
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
 from actors.chores import keep_doing
+from actors.own_origin import own_origin
 from app.domain.errors import CapacityError, GatewayError
 from app.domain.events.batches import BatchKept, EventBatch, EventTerms
-from app.domain.events.record import EventIds, EventRecord, Origin, Recorder
+from app.domain.events.record import EventIds, EventRecord, Recorder
 from app.domain.events.schema import TYPES
 from app.domain.events.spec import EventsSpec
 from app.domain.events.spooled import Backlog, DeadLetter, SpooledEvent
+from app.services.events.log_lines import UNTOLD, follow_logs
 from app.storage.spool import FILE_NAME, Appended, Spool, SpoolDamagedError
 
 WAITING_MAX = 50_000
 """Events in this process that wait for the disk; above it their tellers keep them."""
 GROUP_MAX = 10_000
 EXPIRY_PERIOD_S = 10.0
-BACKLOG_PERIOD_S = 60.0
+OWN_LINES_MAX = 100
+"""Of this process's log, that wait for the next write; newer ones are in the log only."""
 DAY_S = 86_400.0
 FULL = "the spool of events is full of what must not be lost: see why it is not shipped, or raise events.spool_mb"
 
@@ -68,11 +69,11 @@ class EventLog:
         self._waiting: list[_Waiting] = []
         self._writing: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
-        self._backlog_told_s = 0.0
         self._recorder = Recorder(own_origin("events"), EventIds(secrets.randbits(62)), spec.profile)
         self._trouble = ""
         self._full = ""
         self._lost: dict[str, int] = {}
+        self._own_lines: deque[tuple[int, Mapping[str, object]]] = deque()
 
     def __repr__(self) -> str:
         return "tutti events"  # as Ray's dashboard and logs show it
@@ -104,6 +105,15 @@ class EventLog:
     async def spec(self) -> EventsSpec:
         """Return what is configured."""
         return self._spec
+
+    def emit(self, event_type: str, /, *, at_ns: int | None = None, **values: object) -> None:
+        """Keep a line of this process's own log for the next write, which it does not cause: as ``ports.Tells``.
+
+        From any thread. So what is said of writing never leads to more writing.
+        """
+        assert event_type == "log.line", "the keeper's other events are its own"
+        if len(self._own_lines) < OWN_LINES_MAX:
+            self._own_lines.append((at_ns or int(self._wall_s() * 1e9), values))
 
     async def keep(self, batch: EventBatch) -> BatchKept:
         """Keep events and return once they are on disk; batches that come while one is written are written together.
@@ -182,10 +192,15 @@ class EventLog:
                         one.refused.set_exception(error)
 
     async def _write_group(self, group: Sequence[_Waiting]) -> None:
-        own = self._own_events()
+        lines = [self._own_lines.popleft() for _ in range(len(self._own_lines))]
+        own = [*self._losses_told(), *(self._recorder.record("log.line", *line) for line in lines)]
         records = [*own, *(record for one in group for record in one.records)]
         ships = self._ships
-        appended = await self._run(lambda spool: spool.append(records, ships=ships))
+        try:
+            appended = await self._run(lambda spool: spool.append(records, ships=ships))
+        except GatewayError:
+            self._own_lines.extendleft(reversed(lines))
+            raise
         self._lost.clear()
         # A full disk reads, and deletes nothing, without complaint: only what was written shows that it works again.
         self._trouble = ""
@@ -197,7 +212,7 @@ class EventLog:
                 one.refused.set_result(tuple(at - start for at in appended.refused if start <= at < end))
             start = end
 
-    def _own_events(self) -> list[EventRecord]:
+    def _losses_told(self) -> list[EventRecord]:
         """Return what is to be said of losses since the last group that was written."""
         return [
             self._told("events.dropped", lost_class=event_class, lost=count, reason="spool full")
@@ -207,7 +222,10 @@ class EventLog:
     def _note_losses(self, appended: Appended) -> None:
         for event_class, count in appended.dropped:
             self._lost[event_class] = self._lost.get(event_class, 0) + count
-            _log.warning("the spool of events is full: %d events of class %s are lost", count, event_class)
+            # Told as ``events.dropped``; a line more would take the place of an event more.
+            _log.warning(
+                "the spool of events is full: %d events of class %s are lost", count, event_class, extra=UNTOLD
+            )
         full = FULL if appended.refused else ""
         if full and not self._full:
             _log.error("%s", full)
@@ -231,7 +249,6 @@ class EventLog:
                 _log.error("%s; %s", error.message, error.remedy)
             raise
         if self._looking is None:
-            self._backlog_told_s = self._wall_s()
             looking = keep_doing(
                 self._look, failing="looking after the spool of events failed", period_s=EXPIRY_PERIOD_S
             )
@@ -257,14 +274,11 @@ class EventLog:
         return spool
 
     async def _look(self) -> None:
-        """Forget what is old, and tell once a minute how much waits."""
+        """Forget what is old, and write what is to be said where nobody else tells anything."""
         with contextlib.suppress(GatewayError):  # said by ``_run``
             await self._run(self._expire)
-            if self._lost:
+            if self._lost or self._own_lines:
                 await self._write_group([])
-            if self._spec.ships and self._wall_s() - self._backlog_told_s >= BACKLOG_PERIOD_S:
-                self._backlog_told_s = self._wall_s()
-                await self._tell_backlog()
 
     def _expire(self, spool: Spool) -> int:
         return spool.expire(keep_s=self._spec.keep_days * DAY_S, ships=self._ships)
@@ -273,18 +287,13 @@ class EventLog:
     def _ships(self) -> bool:
         return self._spec.ships or not self._known
 
-    async def _tell_backlog(self) -> None:
-        backlog = await self.backlog()
-        told = self._told(
-            "events.backlog",
-            subject="spool",
-            backlog=backlog.count,
-            backlog_bytes=backlog.bytes,
-            oldest_age_s=backlog.oldest_age_s,
-            dead_letters=backlog.dead,
-            reason=backlog.note or None,
-        )
-        await self._run(lambda spool: spool.append([told], ships=True))
+
+class EventLogActor(EventLog):
+    """The keeper in its own process, the lines of whose log it keeps as well."""
+
+    def __init__(self, data_dir: str, spec: EventsSpec) -> None:
+        super().__init__(data_dir, spec)
+        follow_logs(self)
 
 
 @dataclass(slots=True)
@@ -297,8 +306,3 @@ def terms_of(spec: EventsSpec) -> EventTerms:
     """Return how events are to be told by that configuration."""
     shares = {one.name: spec.share(one.name, one.sample) for one in TYPES}
     return EventTerms(profile=spec.profile, shares=tuple((name, share) for name, share in shares.items() if share < 1))
-
-
-def own_origin(role: str) -> Origin:
-    """Return who this process is."""
-    return Origin(node=f"{role}-{os.getpid()}", host=socket.gethostname(), pid=os.getpid(), version=version("tutti"))

@@ -16,8 +16,8 @@ from typing import Any
 
 from actors import telemetry, tracing
 from actors.clock import SystemClock
-from actors.event_handles import emitter_of
 from actors.handles import DirectoryHandle, HostHandles, StoreHandle
+from actors.own_events import OwnEvents
 from actors.repeat_keys import RepeatHandle
 from app.domain.accounts import AccountSpec, Orchestra, Provider
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult
@@ -159,7 +159,7 @@ class GatewayLease:
         self._roster = SnapshotRoster()
         self._upstreams = LocalUpstreams(self._hosts, self._roster)
         self._owner = f"replica-{uuid.uuid4().hex[:12]}"
-        self._emitter = emitter_of("replica", namespace)
+        self._own_events = OwnEvents("replica", namespace)
         self._gateway: Gateway | None = None
         self._desk: PermitDesk | None = None
         self._gate: CallerGate | None = None
@@ -193,7 +193,7 @@ class GatewayLease:
                     await self._gateway.aclose()
                 closing = (each.aclose() for each in (self._desk, self._gate, self._keeper) if each is not None)
                 await asyncio.gather(*closing, return_exceptions=True)
-                await self._emitter.aclose()
+                await self._own_events.aclose()
                 await tracing.flush()
 
     async def _watch_directory(self) -> None:
@@ -219,7 +219,7 @@ class GatewayLease:
             self._desk.wake()
 
     def _build(self, orchestra: Orchestra) -> None:
-        spec, clock = orchestra.gateway, SystemClock()
+        spec, clock, events = orchestra.gateway, SystemClock(), self._own_events.emitter
         desk = PermitDesk(
             self._hosts,
             self._roster,
@@ -238,14 +238,13 @@ class GatewayLease:
             spending=spending,
             retries=RetryBudget(spec.retry_ratio, RETRIES_FLOOR),
             attempts_max=spec.attempts_max,
-            events=self._emitter,
+            events=events,
         )
         self._desk, self._gate, self._keeper = desk, gate, keeper
         repeats = Repeats(self._repeat_keys, clock, owner=self._owner)
         self._gateway = Gateway(
-            self._roster, attempts, gate, spending, clock, spec=spec, repeats=repeats, events=self._emitter
+            self._roster, attempts, gate, spending, clock, spec=spec, repeats=repeats, events=events
         )
-        self._spawn(self._emitter.run())
         self._spawn(desk.run())
         self._spawn(gate.run())
         self._spawn(keeper.run())

@@ -17,15 +17,18 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 
-from actors import metrics
+from actors import telemetry
 from actors.chores import keep_doing
 from actors.event_handles import OutboxHandle, SpoolHandle
+from actors.log_shipper_handle import LOG_SHIPPER
+from actors.own_events import OwnEvents
 from app.domain.errors import ConflictError, GatewayError
 from app.domain.events.delivery import Pace, ShippingState
 from app.domain.events.spec import ElasticsearchSpec, EventsSpec
 from app.domain.ports import EventSource
+from app.domain.telemetry import TelemetrySpec
+from app.services.events.backlog_watch import BacklogWatch
 from app.services.events.shipping import Shipper
-from app.services.telemetry.event_levels import measure_backlog
 from app.sinks.choice import Receiver, receiver_of
 from app.sinks.elasticsearch_http import ElasticsearchHttp
 from app.sinks.elasticsearch_upkeep import drop_days, forget_user, has_lifecycle
@@ -133,21 +136,25 @@ class LogShipperActor(LogShipper):
     def __init__(self, namespace: str) -> None:
         spool = SpoolHandle(namespace)
         super().__init__({"spool": spool, "outbox": OutboxHandle(namespace)}, spool.spec)
-        metrics.follow(wanted=True)
+        self._own_events = OwnEvents(LOG_SHIPPER, namespace)
+        watch = BacklogWatch(self._sources, self._own_events.emitter)
         measuring = keep_doing(
-            functools.partial(_measure, self._sources), failing="what waits was not measured", period_s=MEASURE_S
+            lambda: watch.look(time.monotonic()), failing="what waits was not measured", period_s=MEASURE_S
         )
         self._measuring = asyncio.create_task(measuring)
 
     def __repr__(self) -> str:
         return "tutti log shipper"  # as Ray's dashboard and logs show it
 
+    async def configure(self, watched: TelemetrySpec) -> list[ShippingState]:
+        """Report metrics and spans as configured from now on; return how shipping goes."""
+        telemetry.follow(watched, role=LOG_SHIPPER)
+        return await self.states()
 
-async def _measure(sources: Mapping[str, EventSource]) -> None:
-    """Set the levels of what waits."""
-    for name, source in sources.items():
-        with contextlib.suppress(GatewayError):  # a source that is away keeps its last level
-            measure_backlog(name, await source.backlog())
+    async def close(self) -> None:
+        """See ``LogShipper.close``."""
+        await super().close()
+        await self._own_events.aclose()
 
 
 async def _drop_days(http: ElasticsearchHttp, spec: ElasticsearchSpec) -> None:

@@ -6,6 +6,7 @@ from typing import cast
 
 from actors.handles import ActorHandle
 from app.domain.events.delivery import ShippingState
+from app.domain.telemetry import TelemetrySpec
 
 LOG_SHIPPER = "log_shipper"
 STATE_TIMEOUT_S = 5.0
@@ -21,6 +22,10 @@ class LogShipperHandle:
     async def states(self) -> list[ShippingState]:
         """See ``LogShipper.states``."""
         return cast("list[ShippingState]", await self._actor.ask("states", timeout_s=STATE_TIMEOUT_S))
+
+    async def configure(self, watched: TelemetrySpec) -> list[ShippingState]:
+        """See ``LogShipperActor.configure``."""
+        return cast("list[ShippingState]", await self._actor.ask("configure", watched, timeout_s=STATE_TIMEOUT_S))
 
     async def forget(self, user: str) -> int:
         """See ``LogShipper.forget``."""

@@ -22,8 +22,8 @@ import ray
 
 from actors import bootstrap, cluster
 from actors.event_handles import SpoolHandle, emitter_of
-from actors.event_log import own_origin
 from actors.log_shipper_handle import LOG_SHIPPER, LogShipperHandle
+from actors.own_origin import own_origin
 from app.domain.chat import Json
 from app.domain.errors import GatewayError
 from app.domain.events.fields import mappings

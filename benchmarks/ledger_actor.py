@@ -57,7 +57,7 @@ class Client:
 async def measure_actor(folder: Path, pairs: int, calls: int = 1) -> Found:
     """Play the pairs through the store actor of the connected cluster; everything must add up after."""
     namespace = f"bench-{uuid.uuid4().hex[:8]}"
-    bootstrap._create(bootstrap.STORE_CLASS, bootstrap.STORE, namespace, str(folder), None)
+    bootstrap._create(bootstrap.STORE_CLASS, bootstrap.STORE, namespace, str(folder), None, namespace)
     store = StoreHandle(namespace)
     await store.ping(timeout_s=60.0)
     await store.sync_books(SPECS, [PRICE])

@@ -317,6 +317,19 @@ EVENTS = Dashboard(
             queries=((level(names.EVENTS_OLDEST, "max", "source"), _legend("source")),),
         ),
         Panel(
+            title="What became of them",
+            meaning="A second; `already` were stored by an earlier try whose answer was lost.",
+            unit="short",
+            stacked=True,
+            queries=((rate(names.EVENTS_SHIPPED, "outcome"), _legend("outcome")),),
+        ),
+        Panel(
+            title="On their way",
+            meaning="Sent, and not answered yet.",
+            unit="short",
+            queries=((level(names.EVENTS_IN_FLIGHT, "sum", "source"), _legend("source")),),
+        ),
+        Panel(
             title="Room they take",
             meaning="On disk, against `events.spool_mb`.",
             unit="bytes",

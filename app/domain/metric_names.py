@@ -196,6 +196,18 @@ EVENTS_DROPPED = MetricSpec(
     meaning="Events that were given up for want of room, since the keeper began.",
     labels=("source",),
 )
+EVENTS_IN_FLIGHT = MetricSpec(
+    name="tutti_events_in_flight",
+    kind="gauge",
+    meaning="Events that are on their way to the receiver and not judged yet.",
+    labels=("source",),
+)
+EVENTS_SHIPPED = MetricSpec(
+    name="tutti_events_shipped",
+    kind="counter",
+    meaning="Events that the receiver judged, each time it did; `already` are its 409s: an earlier try stored them.",
+    labels=("source", "outcome"),
+)
 SPANS_SENT = MetricSpec(name="tutti_spans_sent", kind="counter", meaning="Spans that the receiver took.")
 SPANS_DROPPED = MetricSpec(
     name="tutti_spans_dropped", kind="counter", meaning="Spans that were lost: the receiver was down, or refused them."
@@ -228,3 +240,6 @@ class Attribute:
     REQUEST = "tutti.request.id"
     CALLER = "tutti.caller"
     CANDIDATES = "tutti.candidates"
+    EVENTS = "tutti.events.count"
+    EVENTS_SOURCE = "tutti.events.source"
+    EVENTS_SINK = "tutti.events.sink"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from actors import bootstrap
 from actors.event_handles import OutboxHandle, SpoolHandle, emitter_of
 from app.domain.errors import GatewayError
 from app.domain.ports import EventSource
+from app.domain.trace_context import NO_SPAN, TraceContext, use
 from tests.fakes.scripted import ENGLISH
 from tests.integration.conftest import Stage
 
@@ -79,6 +81,40 @@ async def test_processes_tell_the_spool_what_they_do(stage: Stage) -> None:
     assert {each["tutti.account.id"] for each in found if each["event.action"] == "account.load"} == {
         view.account for view in await stage.desk.accounts()
     }
+
+
+def saying(words: str) -> Callable[[object], None]:
+    """Return what has a process write a line to its log, in a trace."""
+
+    def say(_actor: object) -> None:
+        context = TraceContext(trace_id="5c" * 16, span_id=NO_SPAN)
+        with use(context):
+            logging.getLogger("actors.anything").warning(words)
+
+    return say
+
+
+async def test_log_of_every_actor_is_told_with_its_trace(stage: Stage) -> None:
+    """The keeper's own lines as well, once each: it does not go on about what it writes."""
+    hosts = [view.account for view in await stage.desk.accounts()]
+    names = [bootstrap.STORE, bootstrap.DIRECTORY, bootstrap.COORDINATOR, bootstrap.EVENTS, f"account-{hosts[0]}"]
+    for name in names:
+        actor = ray.get_actor(name, stage.namespace)
+        await actor.__ray_call__.remote(saying(f"words of {name}"))
+
+    def lines(seen: list[Document]) -> dict[str, Document]:
+        said = [each for each in seen if each["event.action"] == "log.line" and "words of" in each["message"]]
+        found = {each["message"].removeprefix("words of "): each for each in said}
+        assert len(found) == len(said), "a line was told twice"
+        return found
+
+    found = lines(await until(SpoolHandle(stage.namespace), lambda seen: len(lines(seen)) == len(names)))
+
+    assert {name: each["service.node.name"].rpartition("-")[0] for name, each in found.items()} == dict(
+        zip(names, names, strict=True)
+    )
+    assert {each["trace.id"] for each in found.values()} == {"5c" * 16}
+    assert {each["log.level"] for each in found.values()} == {"warning"}
 
 
 async def test_events_survive_the_death_of_their_keeper(stage: Stage) -> None:

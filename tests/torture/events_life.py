@@ -14,7 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-from actors.event_log import EventLog, own_origin
+from actors.event_log import EventLog
+from actors.own_origin import own_origin
 from app.domain.errors import GatewayError
 from app.domain.events.batches import EventBatch
 from app.domain.events.delivery import Pace

@@ -15,6 +15,8 @@ from app.domain.trace_context import current
 LOGGERS = ("app", "actors", "tutti")
 MESSAGE_CHARS_MAX = 2_000
 STACK_FRAMES_MAX = 20
+UNTOLD = {"untold": True}
+"""``extra`` of a line about events themselves that, told as one, could lead to the next such line, for ever."""
 
 
 class LogLines(logging.Handler):
@@ -31,6 +33,8 @@ class LogLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Tell a line; never raises."""
+        if getattr(record, "untold", False):
+            return
         try:
             kind, _error, stack = record.exc_info or (None, None, None)
             context = current()

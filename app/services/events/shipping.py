@@ -18,8 +18,13 @@ from dataclasses import replace
 from app.domain.errors import GatewayError
 from app.domain.events.delivery import Delivery, Fate, Outcome, Pace, ShippingState, Trouble
 from app.domain.events.spooled import SpooledEvent
+from app.domain.metric_names import Attribute
 from app.domain.ports import EventSink, EventSource
 from app.domain.retries import full_jitter
+from app.domain.trace_context import use
+from app.services.events.log_lines import UNTOLD
+from app.services.telemetry.instruments import EVENTS_IN_FLIGHT, EVENTS_SHIPPED
+from app.services.telemetry.tracing import begin, span
 
 IDLE_S = 1.0
 """How often an empty source is looked at."""
@@ -115,9 +120,7 @@ class Shipper:
         left = list(events)
         while left:
             part = self._fitting(left)
-            self._count(in_flight=len(part))
-            delivery = await self._sink.deliver(part)
-            self._count(in_flight=-len(part), requests=1)
+            delivery = await self._request(part)
             if delivery.trouble is None:
                 del left[: len(part)]
                 await self._settle(part, delivery.outcomes)
@@ -126,6 +129,24 @@ class Shipper:
                 await self._settle(part, [Outcome(fate=Fate.DEAD, status=delivery.status, reason=delivery.reason)])
             else:
                 await self._failed(part, delivery)
+
+    async def _request(self, events: Sequence[SpooledEvent]) -> Delivery:
+        """Send them at once, in a trace of their own."""
+        self._count(in_flight=len(events), requests=1)
+        EVENTS_IN_FLIGHT.set(len(events), self._state.source)
+        try:
+            with use(begin()):
+                told = span("ship", "client").start()
+                delivery = await self._sink.deliver(events)
+        finally:
+            self._count(in_flight=-len(events))
+            EVENTS_IN_FLIGHT.set(0, self._state.source)
+        told.set(Attribute.EVENTS_SOURCE, self._state.source)
+        told.set(Attribute.EVENTS_SINK, self._state.sink)
+        told.set(Attribute.EVENTS, len(events))
+        told.set(Attribute.STATUS, delivery.status or None)
+        told.end(delivery.trouble or "")
+        return delivery
 
     def _fitting(self, events: Sequence[SpooledEvent]) -> Sequence[SpooledEvent]:
         """Return the first of them, as many as are sent at once now; one at least."""
@@ -142,11 +163,15 @@ class Shipper:
         by_fate: dict[Fate, list[tuple[SpooledEvent, Outcome]]] = {fate: [] for fate in Fate}
         for event, outcome in zip(events, outcomes, strict=True):
             by_fate[outcome.fate].append((event, outcome))
+        for fate, found in by_fate.items():
+            if found:
+                EVENTS_SHIPPED.add(len(found), self._state.source, fate)
         stored, already, dead = by_fate[Fate.STORED], by_fate[Fate.ALREADY], by_fate[Fate.DEAD]
         again, blocked = by_fate[Fate.AGAIN], by_fate[Fate.BLOCKED]
         self._count(stored=len(stored), already=len(already), dead=len(dead), again=len(again) + len(blocked))
         for event, outcome in dead:
-            _log.warning("event %s was refused for good: %s", event.event_id, outcome.reason)
+            # Untold: its line may be refused for the same reason.
+            _log.warning("event %s was refused for good: %s", event.event_id, outcome.reason, extra=UNTOLD)
             await self._source.dead(event.seq, status=outcome.status, reason=outcome.reason)
         await self._told()
         self._telling = asyncio.create_task(self._source_told([event.seq for event, _ in (*stored, *already)]))  # noqa: RUF006  kept

@@ -115,12 +115,9 @@ class HeardEvents:
         if event_type.startswith("actor."):
             self.told.append((event_type, values["actor"]))
 
-    async def configure(self, spec: EventsSpec) -> str:
+    async def configure(self, spec: EventsSpec, watched: TelemetrySpec) -> str:
         self.heard += 1
         return self.life
-
-    async def run(self) -> None:
-        await asyncio.Event().wait()
 
     async def aclose(self) -> None:
         pass

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import orjson
 import pytest
 
-from actors.event_log import EventLog
+from actors.event_log import OWN_LINES_MAX, EventLog
 from app.domain.chat import Json
 from app.domain.errors import ConfigurationError, InternalError
 from app.domain.events.batches import EventBatch
 from app.domain.events.record import EventIds, EventRecord, Origin, Recorder
 from app.domain.events.spec import ElasticsearchSpec, EventsSpec
+from app.services.events.log_lines import LogLines
 from app.storage.spool import Spool
 from app.storage.spool_tables import ROW_BYTES
 
@@ -61,6 +63,58 @@ async def test_losses_are_told_as_an_event(log: EventLog) -> None:
 
     (dropped,) = [told for told in await waiting(log) if told["event.action"] == "events.dropped"]
     assert (dropped["tutti.events.class"], dropped["tutti.events.dropped"]) == ("telemetry", 5)
+
+
+def say(log: EventLog, words: str) -> None:
+    """Let the keeper's process say something in its log."""
+    LogLines(log).handle(logging.makeLogRecord({"msg": words, "levelname": "WARNING", "levelno": logging.WARNING}))
+
+
+async def messages(log: EventLog) -> list[Json]:
+    """Return the lines of logs that wait."""
+    return [told["message"] for told in await waiting(log) if told["event.action"] == "log.line"]
+
+
+async def test_own_lines_wait_for_a_write_and_cause_none(log: EventLog) -> None:
+    """What is said of writing never leads to more of it; once on disk they are not written again."""
+    say(log, "one")
+    await asyncio.sleep(0)
+    assert log._writing is None
+    await log.keep(EventBatch.of(records(1)))
+    await log.keep(EventBatch.of(records(1)))
+
+    assert await messages(log) == ["one"]
+    assert len(await waiting(log)) == 3
+
+
+async def test_own_lines_are_bounded_and_kept_until_the_disk_takes_them(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full for long fills no memory."""
+    for number in range(OWN_LINES_MAX + 50):
+        say(log, str(number))
+    with monkeypatch.context() as patched:
+        patched.setattr(Spool, "append", full)
+        with pytest.raises(InternalError):
+            await log.keep(EventBatch.of(records(1)))
+    await log.keep(EventBatch.of(records(1)))
+
+    assert await messages(log) == [str(number) for number in range(OWN_LINES_MAX)]
+
+
+async def test_losses_are_told_once_and_not_as_lines_too(log: EventLog, caplog: pytest.LogCaptureFixture) -> None:
+    """In a full spool a line more would be an event less, of which the next line would speak."""
+    size = len(records(1, "call.retried")[0].body) + ROW_BYTES
+    await log.configure(EventsSpec(spool_bytes=4 * size, elasticsearch=SHIPS.elasticsearch))
+    logger = logging.getLogger("actors.event_log")
+    logger.addHandler(LogLines(log))
+    try:
+        await log.keep(EventBatch.of(records(9, "call.retried")))
+    finally:
+        logger.removeHandler(logger.handlers[-1])
+
+    assert "events of class telemetry are lost" in caplog.text
+    assert not log._own_lines
 
 
 async def test_damaged_file_is_replaced_while_we_run(log: EventLog, tmp_path: Path) -> None:

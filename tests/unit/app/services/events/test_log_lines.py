@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.services.events.log_lines import LogLines
+from app.services.events.log_lines import UNTOLD, LogLines
 from tests.fakes.told import Told
 
 
@@ -50,6 +50,14 @@ def test_exception_is_told_by_kind_and_place_not_by_its_words(heard: tuple[Told,
     assert values["error_type"] == "ValueError"
     assert "test_log_lines.py" in str(values["stack_trace"])
     assert "sk-canary" not in str(values)
+
+
+def test_line_about_telling_is_not_told_where_that_could_go_on_for_ever(heard: tuple[Told, logging.Logger]) -> None:
+    """It is in the log."""
+    events, logger = heard
+    logger.warning("an event is lost", extra=UNTOLD)
+
+    assert events.events == []
 
 
 def test_line_that_cannot_be_formatted_fails_nobody(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from app.domain.events.delivery import ALREADY, STORED, Delivery, Fate, Outcome, Pace, ShippingState, Trouble
 from app.domain.events.spooled import SpooledEvent
+from app.domain.trace_context import current
 from app.services.events.shipping import Shipper
+from app.services.telemetry.instruments import EVENTS_IN_FLIGHT, EVENTS_SHIPPED
+from app.services.telemetry.tracing import Recorder, record_into
 from tests.fakes.event_source import FakeSource, spooled
 from tests.fakes.virtual_time import VirtualClock, run
 
 AGAIN = Outcome(fate=Fate.AGAIN, status=429, reason="busy")
 BLOCKED = Outcome(fate=Fate.BLOCKED, status=403, reason="cluster_block_exception: read-only")
 DEAD = Outcome(fate=Fate.DEAD, status=400, reason="document_parsing_exception: no")
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    """What is recorded of spans."""
+    found = Recorder()
+    record_into(found)
+    yield found
+    record_into(None)
+
 
 Script = Callable[["FakeSink", Sequence[SpooledEvent]], Delivery | None]
 
@@ -79,6 +92,62 @@ def test_everything_is_stored_once_in_growing_portions() -> None:
     assert (state.stored, state.already, state.in_flight, state.trouble) == (5_000, 0, 0, "")
     assert state.backlog is not None
     assert state.backlog.count == 0
+
+
+def test_every_request_is_a_span_in_a_trace_of_its_own(recorder: Recorder) -> None:
+    """What went well and what did not, with how much and from where."""
+    failures = iter([Delivery(trouble=Trouble.BUSY, status=503)])
+    ship(filled(3), FakeSink(lambda _sink, _events: next(failures, None)))
+    failed, shipped = recorder.ended
+
+    assert {span.name for span in recorder.ended} == {"ship"}
+    assert (failed.error, failed.attributes["http.response.status_code"]) == ("busy", 503)
+    assert shipped.error == ""
+    assert shipped.attributes == {
+        "tutti.events.source": "spool",
+        "tutti.events.sink": "fake",
+        "tutti.events.count": shipped.attributes["tutti.events.count"],
+        "http.response.status_code": 200,
+    }
+    assert failed.context.trace_id != shipped.context.trace_id
+    assert current() is None
+
+
+def test_requests_are_sampled_like_everything(recorder: Recorder) -> None:
+    """Of no trace that begins here none is recorded."""
+    recorder.ratio = 0.0
+    ship(filled(3), FakeSink())
+
+    assert not recorder.ended
+
+
+def test_verdicts_are_counted_and_nothing_stays_on_its_way() -> None:
+    """409s among them: what an earlier try had stored."""
+    before = {outcome: EVENTS_SHIPPED.values().get(("counted", outcome), 0.0) for outcome in Fate}
+    source = filled(3)
+    verdicts = iter([Delivery(outcomes=(STORED, ALREADY, AGAIN), status=200)])
+    in_flight: list[float] = []
+
+    def script(_sink: FakeSink, _events: Sequence[SpooledEvent]) -> Delivery | None:
+        in_flight.append(EVENTS_IN_FLIGHT.values()[("counted",)])
+        return next(verdicts, None)
+
+    async def play() -> None:
+        shipper = Shipper(source, FakeSink(script), Pace(10, 10_000), chance=random.Random(1).random, name="counted")
+        task = asyncio.create_task(shipper.run())
+        await asyncio.sleep(60.0)
+        task.cancel()
+
+    run(play(), VirtualClock())
+    after = {outcome: EVENTS_SHIPPED.values().get(("counted", outcome), 0.0) for outcome in Fate}
+
+    assert {outcome.value: after[outcome] - before[outcome] for outcome in Fate if after[outcome]} == {
+        "stored": 2,
+        "already": 1,
+        "again": 1,
+    }
+    assert in_flight == [3, 1]
+    assert EVENTS_IN_FLIGHT.values()[("counted",)] == 0
 
 
 @pytest.mark.parametrize("trouble", [Trouble.IN_DOUBT, Trouble.SLOW, Trouble.BUSY, Trouble.LOCKED_OUT, Trouble.WRONG])
