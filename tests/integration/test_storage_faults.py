@@ -24,7 +24,8 @@ import orjson
 import pytest
 
 from actors.clock import SystemClock
-from actors.event_log import EventLog, own_origin
+from actors.event_log import EventLog
+from actors.own_origin import own_origin
 from actors.store import Store
 from app.domain.errors import ConfigurationError, InternalError
 from app.domain.events.spec import EventsSpec, FileSpec

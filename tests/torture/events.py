@@ -1,5 +1,6 @@
 """The torture of events: tellers, keeper and shipper killed with -9 at random, every request may be spoiled, and
-Elasticsearch is stopped, killed and started again; at the end every acknowledged event is there exactly once.
+Elasticsearch is stopped, made read-only, killed and started again; at the end every acknowledged event is there exactly
+once.
 
 python -m tests.torture.events [--seconds N] [--seed N]; exits with 1 where one is missing or twice.
 """
@@ -167,12 +168,23 @@ def _disturb(
             time.sleep(chance.uniform(0.5, 3.0))
             server.resume()
             result.kills["Elasticsearch SIGSTOP"] += 1
+        elif chance.random() < 0.08 and _read_only(server, True):
+            time.sleep(chance.uniform(0.5, 3.0))
+            assert _read_only(server, False), "the indices stay read-only"
+            result.kills["Elasticsearch read-only"] += 1
         else:
             able = stage.alive()
             victim = chance.choice(list(CAST))
             if victim in able:
                 stage.kill(victim)
                 result.kills[CAST[victim]] += 1
+
+
+def _read_only(server: ElasticsearchServer, blocked: bool) -> bool:
+    """Do to all indices what a server does where its disk fills, or undo it; return whether there was any."""
+    body = {"index.blocks.read_only_allow_delete": blocked or None}
+    query = {"allow_no_indices": "false", "expand_wildcards": "open"}
+    return server.http.put(f"/{PREFIX}-*/_settings", json=body, params=query).status_code == 200
 
 
 def _too_few(result: Torture) -> bool:
