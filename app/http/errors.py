@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -40,6 +41,7 @@ from app.domain.errors import (
 logger = logging.getLogger("tutti.http")
 
 RUN_ID_HEADER = "x-tutti-run-id"
+_RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,8 +172,9 @@ def install(app: FastAPI) -> None:
 
 
 def _headers(request: Request, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    run_id = getattr(request.state, "run_id", None)
-    return {**(extra or {}), **({RUN_ID_HEADER: run_id} if run_id else {})}
+    # What a client wrote into the path need not be an id, nor fit into a header.
+    run_id = getattr(request.state, "run_id", None) or ""
+    return {**(extra or {}), **({RUN_ID_HEADER: run_id} if _RUN_ID.fullmatch(run_id) else {})}
 
 
 async def _on_gateway_error(request: Request, error: Exception) -> JSONResponse:

@@ -136,7 +136,7 @@ async def get_project(request: Request, run_id: str) -> Response:
     responses={
         200: {
             "description": "Server-sent events: `id` is the event's `seq`, `event` its kind, `data` the event as JSON.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {}},
         },
         204: {"description": "The run is over and you have had every event: do not reconnect."},
         **refusals(400, 404, 422),

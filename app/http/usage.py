@@ -128,7 +128,7 @@ async def get_costs(request: Request, query: Asked, form: Format = None) -> Resp
     responses={
         200: {
             "description": "Server-sent events: `usage` with an entry as JSON, `gap` where some were missed.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {}},
         },
         **refusals(400, 401),
     },

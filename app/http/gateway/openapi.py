@@ -131,7 +131,7 @@ def _hot_paths() -> Object:
 def _hot(summary: str, body: str, answer: str, shape: Shape) -> Object:
     headers = {name: {"description": about, "schema": {"type": "string"}} for name, about in _HEADERS.items()}
     success = _success(answer)
-    success["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    success["content"]["text/event-stream"] = {}
     success["headers"] = headers
     return {
         "post": {
