@@ -209,6 +209,8 @@ class ReplyMatch(Section):
     """Which requests a scripted reply answers."""
 
     contains: str | None = None
+    body: str | None = None
+    """Stands somewhere in the request as it came, JSON and all."""
     regex: str | None = None
     model: str | None = None
     key: str | None = None

@@ -56,6 +56,8 @@ class ChatRequest:
     text: str
     """The text of all messages, system included, joined by line breaks: what rules match and tokens are counted of."""
     last_text: str
+    body: bytes = b""
+    """The request as it came, for rules that look for what is no text: an image, a hint."""
     answers_tool: bool = False
     """The last message is a tool's result."""
     stream: bool = False

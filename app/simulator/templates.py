@@ -80,6 +80,8 @@ def _match(rule: ReplyRule, request: ChatRequest, key: str) -> Captures | None:
         return None
     if wanted.contains is not None and wanted.contains not in request.text:
         return None
+    if wanted.body is not None and wanted.body.encode() not in request.body:
+        return None
     if wanted.regex is None:
         return {}
     found = compiled(wanted.regex).search(request.text)

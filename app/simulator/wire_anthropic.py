@@ -104,6 +104,7 @@ class AnthropicWire:
             model=model,
             text="\n".join(texts),
             last_text=texts[-1] if texts else "",
+            body=http.raw,
             answers_tool=any(block.get("type") == "tool_result" for block in last),
             stream=body.get("stream") is True,
             max_tokens=positive_int(body.get("max_tokens")),

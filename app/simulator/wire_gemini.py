@@ -87,6 +87,7 @@ class GeminiWire:
             model=model,
             text="\n".join(texts),
             last_text=texts[-1] if texts else "",
+            body=http.raw,
             answers_tool=any("functionResponse" in part for part in last_parts),
             stream=verb == "streamGenerateContent",
             max_tokens=positive_int(settings.get("maxOutputTokens")),

@@ -79,6 +79,7 @@ class OpenAIWire:
             model=model,
             text="\n".join(texts),
             last_text=texts[-1] if texts else "",
+            body=http.raw,
             answers_tool=messages[-1].get("role") == "tool",
             stream=body.get("stream") is True,
             max_tokens=_max_tokens(body),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import anthropic
+import httpx
 import openai
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
@@ -26,11 +27,13 @@ from tests.fakes.gateway_pool import (
     GREETING,
     KEY,
     KEY_ONE_MODEL,
+    KEY_POOR,
     KEY_RPM,
     LIMITED,
     LONG,
     MEASURED,
     MODELS,
+    POOR_USD,
     RPM,
     SHARED,
     SICK,
@@ -214,6 +217,34 @@ def test_callers_limit_is_a_rate_limit_error(server: Server, clients: Clients, p
     assert provider.stats()["total"]["requests"] == RPM
 
 
+def test_spent_budget_is_a_rate_limit_error_that_is_not_tried_again(server: Server, provider: Simulator) -> None:
+    """What is left is used, never exceeded by the provider's own bill, and an SDK that retries does not."""
+    gateway_pool.renew(provider)
+    sent: list[httpx.Request] = []
+    http = httpx.Client(event_hooks={"request": [sent.append]})
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY_POOR, max_retries=2, timeout=30, http_client=http)
+    answered: list[Any] = []
+
+    def spend() -> None:
+        for _ in range(100):
+            answered.append(client.chat.completions.create(model=MODEL, messages=says("please greet"), max_tokens=10))
+
+    with pytest.raises(openai.RateLimitError) as spent:
+        spend()
+    with pytest.raises(anthropic.RateLimitError):
+        clients_of(server.url, KEY_POOR).anthropic.messages.create(
+            model=MODEL, max_tokens=10, messages=says("please greet")
+        )
+    total = provider.stats()["total"]
+
+    assert spent.value.code == "insufficient_quota"
+    assert spent.value.response.headers["x-should-retry"] == "false"
+    assert "retry-after" not in spent.value.response.headers
+    assert len(sent) == len(answered) + 1
+    assert len(answered) == total["requests"] >= 1
+    assert total["billed_input_tokens"] * 1e-6 + total["billed_output_tokens"] * 4e-6 <= POOR_USD
+
+
 def test_errors_are_the_anthropic_sdks_own_exceptions(server: Server, clients: Clients, provider: Simulator) -> None:
     """The same refusals in Anthropic's shape."""
     create = clients.anthropic.messages.create
@@ -368,12 +399,26 @@ def test_langchain_reads_structured_answers_and_embeddings(server: Server, clien
     assert [len(vector) for vector in embedder.embed_documents(["tea", "coffee"])] == [DIMENSIONS] * 2
 
 
-def test_usage_is_counted_even_if_the_stream_was_not_asked_for_it(clients: Clients, provider: Simulator) -> None:
-    """The client sees no usage; the call is settled by the provider's own count (shown by the account's totals)."""
+def test_usage_is_counted_even_if_the_stream_was_not_asked_for_it(
+    server: Server, clients: Clients, provider: Simulator
+) -> None:
+    """The client sees no usage; the account's totals grow by the provider's own bill."""
+    before = counted(server, "o")
     chunks = list(clients.openai.chat.completions.create(model=MODEL, messages=says("please greet"), stream=True))
+    billed = provider.stats()["keys"]["sk-o"]
 
+    wait_for(lambda: counted(server, "o") != before)
+    after = counted(server, "o")
     assert all(chunk.usage is None for chunk in chunks)
-    assert provider.stats()["total"]["completed"] == 1
+    assert after[0] - before[0] == billed["billed_input_tokens"] > 0
+    assert after[1] - before[1] == billed["billed_output_tokens"] > 0
+
+
+def counted(server: Server, account: str) -> tuple[int, int]:
+    """Return the tokens in and out of an account, as operators see them."""
+    answer = httpx.get(f"{server.url}/v1/accounts", headers={"authorization": f"Bearer {KEY}"}, timeout=30)
+    rows = [row for row in answer.json()["data"] if row["account"] == account]
+    return sum(row["input_tokens"] for row in rows), sum(row["output_tokens"] for row in rows)
 
 
 def test_streamed_tool_arguments_are_valid_json_at_their_end(clients: Clients) -> None:

@@ -15,9 +15,8 @@ import openai
 from pydantic import BaseModel
 
 from tests.fakes.gateway_cells import FEATURES, FORMATS
-from tests.fakes.gateway_pool import CALLS, GREETING, KEY, MEASURED, THOUGHT
+from tests.fakes.gateway_pool import CALLS, GREETING, KEY, MEASURED, PIXEL, SEEN, THOUGHT
 
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 PIXEL_URL = f"data:image/png;base64,{PIXEL}"
 PARAMETERS: dict[str, Any] = {
     "type": "object",
@@ -145,12 +144,12 @@ def chat_schema(to: Clients, model: str) -> None:
 def chat_image(to: Clients, model: str) -> None:
     """A picture goes through beside the text."""
     content: list[Any] = [
-        {"type": "text", "text": "please greet"},
+        {"type": "text", "text": "describe the picture"},
         {"type": "image_url", "image_url": {"url": PIXEL_URL}},
     ]
     answer = to.openai.chat.completions.create(model=model, messages=[{"role": "user", "content": content}])
 
-    assert answer.choices[0].message.content == GREETING
+    assert answer.choices[0].message.content == SEEN
 
 
 def chat_reasoning(to: Clients, model: str) -> None:
@@ -239,12 +238,12 @@ def responses_schema(to: Clients, model: str) -> None:
 def responses_image(to: Clients, model: str) -> None:
     """A picture goes through beside the text."""
     content: list[Any] = [
-        {"type": "input_text", "text": "please greet"},
+        {"type": "input_text", "text": "describe the picture"},
         {"type": "input_image", "image_url": PIXEL_URL, "detail": "auto"},
     ]
     answer = to.openai.responses.create(model=model, input=[{"role": "user", "content": content}])
 
-    assert answer.output_text == GREETING
+    assert answer.output_text == SEEN
 
 
 def responses_reasoning(to: Clients, model: str) -> None:
@@ -338,10 +337,10 @@ def messages_schema(to: Clients, model: str) -> None:
 def messages_image(to: Clients, model: str) -> None:
     """A picture goes through beside the text."""
     picture: Any = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL}}
-    content = [{"type": "text", "text": "please greet"}, picture]
+    content = [{"type": "text", "text": "describe the picture"}, picture]
     answer = to.anthropic.messages.create(model=model, max_tokens=500, messages=[{"role": "user", "content": content}])
 
-    assert [block.text for block in answer.content if block.type == "text"] == [GREETING]
+    assert [block.text for block in answer.content if block.type == "text"] == [SEEN]
 
 
 def messages_reasoning(to: Clients, model: str) -> None:

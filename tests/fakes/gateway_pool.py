@@ -22,6 +22,8 @@ GONE = "model-gone"
 """Its only account has a revoked key."""
 NARROW = "model-narrow"
 """Its only account takes one call at a time."""
+LOST = "model-lost"
+"""Its only account has a revoked key too; ``MODELS["gemini"]`` stands in for it."""
 SICK = "model-sick"
 """For faults: its only account, ``sick``, serves nothing else, so that its state disturbs nobody."""
 LIMITED = "model-limited"
@@ -36,6 +38,9 @@ KEY_ONE_MODEL = "key-of-one-model"
 KEY_RPM = "key-of-few-requests"
 RPM = 6
 KEY_NARROW = "key-of-one-call"
+KEY_POOR = "key-of-few-cents"
+POOR_USD = 0.0002
+"""All that it may ever spend."""
 
 LATENCY_S = 0.01
 _PATHS = {
@@ -51,6 +56,9 @@ _PATHS = {
 GREETING = "Xin chào, 你好, hello!"
 THOUGHT = "Tea is cheap."
 LONG = " ".join(f"word{number}" for number in range(400))
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+SEEN = "A single pixel."
+"""Said of ``PIXEL`` only if the whole picture has arrived."""
 CALLS = [("weather", {"city": "Hanoi"}), ("weather", {"city": "Huế"})]
 MEASURED = "Hanoi has 21 degrees."
 REPLIES: list[dict[str, Any]] = [
@@ -60,6 +68,7 @@ REPLIES: list[dict[str, Any]] = [
     {"match": {"contains": "think first"}, "reasoning": THOUGHT, "text": "Tea."},
     {"match": {"contains": "write slowly"}, "text": LONG, "tokens_per_s": 20},
     {"match": {"contains": "hang on"}, "text": "late", "latency": {"kind": "constant", "mean_s": 60}},
+    {"match": {"contains": "describe the picture", "body": PIXEL}, "text": SEEN},
     {"match": {"contains": "greet"}, "text": GREETING},
 ]
 """What the simulator answers to a prompt with these words; anything else gets words, or an instance of its schema."""
@@ -88,7 +97,10 @@ def simulator_file() -> dict[str, Any]:
         "host": "127.0.0.1",
         "port": 0,
         "profile": {"latency": {"kind": "constant", "mean_s": LATENCY_S}, "embedding_dimensions": DIMENSIONS},
-        "keys": [*({"key": name} for name in names), {"key": "sk-gone", "state": "revoked"}],
+        "keys": [
+            *({"key": name} for name in names),
+            *({"key": f"sk-{name}", "state": "revoked"} for name in ("gone", "lost")),
+        ],
         "default_reply": "schema",
         "replies": REPLIES,
     }
@@ -109,7 +121,7 @@ def account(url: str, name: str, provider: str, *models: str, **more: Any) -> di
 
 def configuration(url: str) -> dict[str, Any]:
     """Return the server's configuration: prices are 1 and 4 USD a million tokens everywhere."""
-    chat = [*MODELS.values(), SHARED, GONE, NARROW, SICK, LIMITED, *PAIRS.values()]
+    chat = [*MODELS.values(), SHARED, GONE, LOST, NARROW, SICK, LIMITED, *PAIRS.values()]
     return {
         "accounts": [
             account(url, "o", "openai", MODELS["openai"], EMBEDDER),
@@ -118,13 +130,17 @@ def configuration(url: str) -> dict[str, Any]:
             account(url, "two-a", "openai", SHARED),
             account(url, "two-b", "openai", SHARED),
             account(url, "gone", "openai", GONE),
+            account(url, "lost", "openai", LOST),
             account(url, "narrow", "openai", NARROW, limits={"concurrency": 1}),
             account(url, "sick", "openai", SICK),
             account(url, "limited", "openai", LIMITED),
             *(account(url, f"{model}-{half}", "openai", model) for model in PAIRS.values() for half in "ab"),
         ],
         "coordinator": {"model": MODELS["openai"]},
-        "routing": {"general": {"primary": [MODELS["openai"]]}},
+        "routing": {
+            "general": {"primary": [MODELS["openai"]]},
+            "translation": {"primary": [MODELS["anthropic"]]},
+        },
         "models": {
             **{name: chat_model(name) for name in chat},
             EMBEDDER: {"kind": "embedding", "family": "one", "input_usd_per_mtok": "0.02", "output_usd_per_mtok": 0},
@@ -135,10 +151,17 @@ def configuration(url: str) -> dict[str, Any]:
                 {"name": "one-model", "key": KEY_ONE_MODEL, "allowed_models": [SHARED]},
                 {"name": "few-requests", "key": KEY_RPM, "limits": {"rpm": RPM, "tpm": 1_000_000, "burst_s": 60}},
                 {"name": "one-call", "key": KEY_NARROW, "limits": {"concurrency": 1}},
+                {"name": "poor", "key": KEY_POOR},
             ]
         },
+        "budgets": [{"for": "key:poor", "window": "total", "usd": POOR_USD}],
         "accounts_per_actor": 32,
-        "gateway": {"queue_timeout_s": 3, "idle_timeout_s": 3, "retry_ratio": 1.0},
+        "gateway": {
+            "queue_timeout_s": 3,
+            "idle_timeout_s": 3,
+            "retry_ratio": 1.0,
+            "fallbacks": {LOST: [MODELS["gemini"]]},
+        },
     }
 
 

@@ -57,6 +57,15 @@ def test_script_gives_the_nth_request_the_nth_reply_and_repeats_the_last() -> No
     assert texts == ["1", "2", "2"]
 
 
+def test_script_matches_what_stands_in_the_body_and_not_in_the_text() -> None:
+    """An image is no text; that it arrived can be answered all the same."""
+    script = Script(a_config(replies=[{"match": {"contains": "look", "body": "iVBORw0"}, "text": "seen"}]).replies)
+
+    assert script.find(asked("look", body=b'{"data": "iVBORw0KGgo="}'), "k") is not None
+    assert script.find(asked("look", body=b'{"data": ""}'), "k") is None
+    assert script.find(asked("look iVBORw0"), "k") is None
+
+
 def test_script_matches_by_key_model_format_and_schema_name() -> None:
     """Every condition that is given must hold."""
     config = a_config(
