@@ -2,6 +2,7 @@
 
 The entries of a month are made by the database itself, then every question is asked five times; the median counts.
 Baseline in the same run: the same sums over all entries, which is what a question without sums by hour costs at least.
+A question whose plan reads all entries ends the run.
 """
 
 from __future__ import annotations
@@ -10,21 +11,25 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from sqlalchemy import Connection, func, select
+import pytest
+from sqlalchemy import Connection, func, make_url, select
 
 from app.domain.books.sums import SUMS
 from app.domain.books.usage import Dimension, Period, UsageQuery
 from app.domain.chat import Json
 from app.storage.books_tables import usage_entry, usage_hour
-from app.storage.database import allow_long, bring_to, open_for_writing
+from app.storage.database import allow_long, bring_to, open_for_reading, open_for_writing
 from app.storage.place import FILE_NAME, Place
 from app.storage.usage_queries import usage
 from benchmarks import report, usage_rows
+from benchmarks.usage_plans import plan_of, scans_entries
+from tests.fixtures.postgres import running_postgres
 
 ROWS, ROWS_SHORT = 10_000_000, 300_000
 TIMES = 5
@@ -49,6 +54,48 @@ QUESTIONS = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """Where the entries are made."""
+
+    place: Place
+    tidy: Callable[[], object]
+    """What the database does by itself some time after such a load, done at once."""
+    size_bytes: Callable[[], int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """How a question was answered."""
+
+    median_s: float
+    rows: int
+    plan: tuple[str, ...]
+
+
+@contextmanager
+def on_sqlite() -> Iterator[Ground]:
+    """Yield an empty file."""
+    with tempfile.TemporaryDirectory(prefix="tutti-usage-") as folder:
+        file = Path(folder) / FILE_NAME
+        yield Ground(place=Place(Path(folder)), tidy=lambda: None, size_bytes=lambda: file.stat().st_size)
+
+
+@contextmanager
+def on_postgresql() -> Iterator[Ground]:
+    """Yield an empty database on a server of its own, which has its package's settings but for room for the load."""
+    with tempfile.TemporaryDirectory(prefix="tutti-usage-") as folder, running_postgres() as server:
+        server.execute("ALTER SYSTEM SET max_wal_size = '16GB'")
+        server.execute("SELECT pg_reload_conf()")
+        url = server.new_database()
+        name = make_url(url).database or ""
+        yield Ground(
+            place=Place(Path(folder), url),
+            tidy=lambda: server.execute("VACUUM (ANALYZE)", name),
+            size_bytes=lambda: int(server.execute(f"SELECT pg_database_size('{name}')")[0][0]),
+        )
+
+
 def timed(ask: Callable[[], object]) -> float:
     """Return the median seconds of asking."""
     took = []
@@ -59,53 +106,80 @@ def timed(ask: Callable[[], object]) -> float:
     return median(took)
 
 
-def measure(connection: Connection) -> tuple[dict[str, tuple[float, int]], float]:
-    """Return (seconds, rows) of every question, and the seconds that reading all entries takes."""
-    found = {}
-    for name, query in QUESTIONS.items():
-        rows = usage(connection, query)
-        assert rows, name
-        found[name] = (timed(lambda query=query: usage(connection, query)), len(rows))  # type: ignore[misc]  # bound now
-    scan = select(*(func.sum(usage_entry.c[name]) for name in SUMS))
-    return found, timed(lambda: connection.execute(scan).one())
+def fill(ground: Ground, count: int) -> None:
+    """Make the schema, the entries and their sums."""
+    engine = open_for_writing(ground.place)
+    bring_to(engine, ground.place, None)
+    with engine.begin() as connection:
+        usage_rows.fill(connection, count)
+    engine.dispose()
+    ground.tidy()
+
+
+def ask(connection: Connection, query: UsageQuery) -> Found:
+    """Answer a question so many times, as the store does; its plan must not read all entries."""
+    plan = plan_of(connection, query)
+    assert not scans_entries(plan), plan
+    rows = usage(connection, query)
+    assert rows, query
+    return Found(median_s=timed(lambda: usage(connection, query)), rows=len(rows), plan=plan)
+
+
+def measure(ground: Ground) -> tuple[dict[str, Found], float, int]:
+    """Return what was found of every question, the seconds that reading all entries takes, and the sums by hour."""
+    engine = open_for_reading(ground.place)
+    with engine.connect() as connection:
+        found = {name: ask(connection, query) for name, query in QUESTIONS.items()}
+        connection.rollback()
+        scan = select(*(func.sum(usage_entry.c[name]) for name in SUMS))
+        allow_long(connection)
+        scan_s = timed(lambda: connection.execute(scan).one())
+        hours = connection.execute(select(func.count()).select_from(usage_hour)).scalar_one()
+    engine.dispose()
+    return found, scan_s, hours
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point."""
+    """Entry point; 1 where there is no PostgreSQL to ask."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.usage_queries", description=__doc__)
     parser.add_argument("--short", action="store_true", help=f"{ROWS_SHORT} entries")
     parser.add_argument("--rows", type=int, help=f"how many entries (default {ROWS})")
+    parser.add_argument("--postgresql", action="store_true", help="on a server of its own instead of SQLite")
     chosen = parser.parse_args(arguments)
     count = chosen.rows or (ROWS_SHORT if chosen.short else ROWS)
     on = report.machine()
-    with tempfile.TemporaryDirectory(prefix="tutti-usage-") as folder:
-        place = Place(Path(folder))
-        engine = open_for_writing(place)
-        bring_to(engine, place, None)
-        began = time.monotonic()
-        with engine.begin() as connection:
-            usage_rows.fill(connection, count)
-        fill_s = time.monotonic() - began
-        with engine.connect() as connection:
-            found, scan_s = measure(allow_long(connection))
-            hours = connection.execute(select(func.count()).select_from(usage_hour)).scalar_one()
-        engine.dispose()
-        size_mib = (Path(folder) / FILE_NAME).stat().st_size / 2**20
+    try:
+        with on_postgresql() if chosen.postgresql else on_sqlite() as ground:
+            began = time.monotonic()
+            fill(ground, count)
+            fill_s = time.monotonic() - began
+            found, scan_s, hours = measure(ground)
+            size_mib = ground.size_bytes() / 2**20
+    except pytest.skip.Exception as missing:
+        print(missing, file=sys.stderr)
+        return 1
     print(f"{count} entries, {hours} sums by hour, {size_mib:.0f} MiB, made in {fill_s:.0f} s")
     rows = [("question", "rows", "median", "of reading all entries")]
     rows += [
-        (name, str(lines), f"{took_s * 1e3:.1f} ms", f"{took_s / scan_s:.4f}")
-        for name, (took_s, lines) in found.items()
+        (name, str(one.rows), f"{one.median_s * 1e3:.1f} ms", f"{one.median_s / scan_s:.4f}")
+        for name, one in found.items()
     ]
     rows.append(("reading all entries", "1", f"{scan_s * 1e3:.1f} ms", "1"))
-    figures: dict[str, Json] = {name: {"median_s": took_s, "rows": lines} for name, (took_s, lines) in found.items()}
+    figures: dict[str, Json] = {
+        name: {"median_s": one.median_s, "rows": one.rows, "plan": list(one.plan)} for name, one in found.items()
+    }
     report.publish(
-        "usage_queries",
+        "usage_queries_postgresql" if chosen.postgresql else "usage_queries",
         short=count != ROWS,
         on=on,
         rows=rows,
-        found={"entries": count, "sums": hours, "size_mib": size_mib, "scan_s": scan_s, "questions": figures},
+        found={
+            **{"entries": count, "sums": hours, "size_mib": size_mib, "fill_s": fill_s, "scan_s": scan_s},
+            "questions": figures,
+        },
     )
+    for name, one in found.items():
+        print(f"{name}: {'; '.join(one.plan)}")
     return 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from app.domain.books.budgets import OwnerKind, Owners, Window
 from app.domain.books.entries import Command, Correct, Ending, Expire, Void
@@ -15,8 +15,9 @@ from app.domain.chat import Usage
 from app.storage import books_checks, budgets, ledger
 from app.storage.database import bring_to, open_for_writing
 from app.storage.place import Place
-from app.storage.usage_queries import statements, usage
+from app.storage.usage_queries import usage
 from benchmarks import usage_rows
+from benchmarks.usage_plans import explain, plan_of, scans_entries
 from tests.fakes.ledger_commands import (
     ALICE,
     BOB,
@@ -92,20 +93,6 @@ def test_both_engines_hold_the_same_rows_after_the_same_commands(engine: Engine)
         assert {answer.outcome for answer in ledger.apply(connection, HISTORY[9:13])} == {"replayed"}
 
 
-def plan_of(connection: Connection, query: UsageQuery) -> str:
-    """Return the plans of every statement that the query executes."""
-    lite = connection.dialect.name == "sqlite"
-    filters = {f"is_{dimension.value}": list(values) for dimension, values in query.filters}
-    lines = []
-    for statement, bounds in statements(query):
-        text = statement.params(**filters, **bounds).compile(
-            dialect=connection.dialect, compile_kwargs={"literal_binds": True}
-        )
-        found = connection.exec_driver_sql(f"EXPLAIN {'QUERY PLAN' if lite else ''} {text}")
-        lines += [str(row[3] if lite else row[0]) for row in found]
-    return "\n".join(lines)
-
-
 def test_no_question_reads_all_entries(engine: Engine) -> None:
     """With 300 000 entries, every kind of question goes by sums or by an index; a scan would show as one here."""
     with engine.begin() as connection:
@@ -125,10 +112,7 @@ def test_no_question_reads_all_entries(engine: Engine) -> None:
     ]
     with engine.begin() as connection:
         plans = [plan_of(connection, query) for query in asked]
-        every = connection.exec_driver_sql(
-            f"EXPLAIN {'QUERY PLAN' if engine.dialect.name == 'sqlite' else ''} SELECT sum(cost_nano) FROM usage_entry"
-        )
-        scan = "\n".join(str(row[3] if engine.dialect.name == "sqlite" else row[0]) for row in every)
+        scan = explain(connection, "SELECT sum(cost_nano) FROM usage_entry")
         (total,) = usage(connection, month)
         days = usage(connection, replace(month, period=Period.DAY, time_zone="Asia/Kathmandu"))
 
@@ -138,8 +122,3 @@ def test_no_question_reads_all_entries(engine: Engine) -> None:
     assert total.calls == ROWS
     assert sum(day.calls for day in days) == ROWS
     assert len(days) == usage_rows.DAYS + 1
-
-
-def scans_entries(plan: str) -> bool:
-    """Whether a plan reads the whole table of entries, in either engine's words."""
-    return any("SCAN usage_entry" in line or "Seq Scan on usage_entry" in line for line in plan.splitlines())
