@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,12 +24,12 @@ from app import settings
 from app.domain.accounts import Orchestra
 from app.domain.chat import Json
 from app.domain.errors import NotFoundError, RequestError
-from app.domain.events.record import EventIds, Origin, Recorder
 from app.domain.events.spooled import DeadLetter
 from app.storage import outbox
 from app.storage.spool import FILE_NAME, Spool
 from app.terminal.events_commands import outbox_of
 from app.terminal.output import ExitStatus, emit_json, standard_output
+from app.terminal.told import keep
 
 Deed: TypeAlias = Literal["replay", "drop"]
 _DONE = {"replay": "sent again", "drop": "dropped"}
@@ -101,9 +100,8 @@ def _do(orchestra: Orchestra, deed: Deed, event_ids: Sequence[str] | None) -> in
 
 
 def _tell(spool: Spool, orchestra: Orchestra, deed: Deed, count: int) -> None:
-    recorder = Recorder(Origin(node="cli"), EventIds(secrets.randbits(62)), orchestra.events.profile)
     told = {"operator": getpass.getuser(), "subject": f"{count} dead letters", "reason": deed, "outcome": "success"}
-    spool.append([recorder.record("operator.acted", time.time_ns(), told)], ships=orchestra.events.ships)
+    keep(spool, orchestra, "operator.acted", time.time_ns(), told)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import asyncio
 import getpass
 import heapq
 import re
-import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +29,6 @@ from app.domain.accounts import Orchestra
 from app.domain.chat import Json
 from app.domain.errors import GatewayError, RequestError
 from app.domain.events.fields import FIELD, FIELDS, PROFILES
-from app.domain.events.record import EventIds, Origin, Recorder
 from app.domain.events.schema import TYPE, TYPES
 from app.domain.events.spooled import KeptEvent
 from app.sinks.choice import receiver_of
@@ -42,6 +40,7 @@ from app.storage.faults import fault, is_storage_error
 from app.storage.place import Place
 from app.storage.spool import FILE_NAME, Spool
 from app.terminal.output import ExitStatus, emit_json, standard_output
+from app.terminal.told import keep
 from app.terminal.words import printable
 
 FOLLOW_S = 0.5
@@ -165,9 +164,8 @@ def _forget_in_spool(orchestra: Orchestra, user: str) -> int:
     try:
         count = spool.forget(user)
         # That it was done stays, and does not say whose events they were.
-        recorder = Recorder(Origin(node="cli"), EventIds(secrets.randbits(62)), orchestra.events.profile)
         told = {"operator": getpass.getuser(), "subject": "events of a user", "reason": "forget", "outcome": "success"}
-        spool.append([recorder.record("operator.acted", time.time_ns(), told)], ships=True)
+        keep(spool, orchestra, "operator.acted", time.time_ns(), told)
     finally:
         spool.close()
     return count

@@ -7,6 +7,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from actors.store import Store
-from app import cli
+from app import cli, settings
 from app.domain.books.budgets import Owners
 from app.domain.books.entries import Settle, UsageEntry
 from app.domain.chat import Usage
+from app.domain.errors import CapacityError
 from app.domain.events.record import EventIds, Origin, Recorder
 from app.domain.events.schema import TYPES
+from app.domain.events.spec import EventsSpec, FileSpec
 from app.storage.spool import Spool
+from app.terminal import events_commands
+from app.terminal.told import tell
 
 CONFIG = """\
 data_dir: DIRECTORY
@@ -185,3 +190,35 @@ def test_spool_is_read_beside_its_writer(machine: Machine) -> None:
     assert len(machine.found()) == 1
     writer.execute("ROLLBACK")
     writer.close()
+
+
+async def test_follower_is_shown_what_comes_and_each_event_once(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was there before comes first; then whatever is told while somebody looks."""
+    monkeypatch.setattr(events_commands, "FOLLOW_S", 0.0)
+    machine.tell(("call.retried", 3.0, {"account": "a"}))
+    asked = events_commands.question("1h", [], 10, time.time())
+    following = asyncio.create_task(events_commands.show(machine.config, asked, follow=True, as_json=True))
+    seen = ""
+    async with asyncio.timeout(30):
+        for number in range(3):
+            while seen.count("\n") < number + 1:
+                await asyncio.sleep(0)
+                seen += capsys.readouterr().out
+            machine.tell(("limit.hit", 0.0, {"user": f"u-{number}"}))
+    following.cancel()
+
+    found = [json.loads(line) for line in seen.splitlines()]
+    assert [each.get("user.id") for each in found] == [None, "u-0", "u-1"]
+
+
+def test_deed_for_whose_event_there_is_no_room_is_said(machine: Machine) -> None:
+    """Audit pushes back: who acted hears that nothing tells of it, and what to do."""
+    machine.tell(("access.refused", 1.0, {}))
+    full = EventsSpec(spool_bytes=1, file=FileSpec(folder="elsewhere"))
+    orchestra = replace(settings.load(machine.config), events=full)
+    with pytest.raises(CapacityError, match="nothing tells of it"):
+        tell(orchestra, "operator.acted", time.time_ns(), {"operator": "me"})
+
+    assert [each["event.action"] for each in machine.found()] == ["access.refused"]
