@@ -194,9 +194,13 @@ class Directory:
         return await self.apply(settings.load_mapping({**here, **document}, source="user_config"))
 
     async def reload(self) -> ReloadReport:
-        """Read the configuration file (or the environment) again; a wrong one raises and changes nothing."""
+        """Read the configuration file (or the environment) again; a wrong one raises, is told, and changes nothing."""
         self._file_seen = self._file_mark()
-        return await self.apply(await asyncio.to_thread(settings.load, self._config_path))
+        try:
+            return await self.apply(await asyncio.to_thread(settings.load, self._config_path))
+        except GatewayError as error:
+            self._tells.emit("configuration.refused", outcome="failure", reason=type(error).__name__)
+            raise
 
     async def watch(self, version: int, wait_s: float) -> Snapshot:
         """Return the snapshot, waiting up to ``wait_s`` seconds for one newer than ``version``."""
@@ -449,7 +453,6 @@ class Directory:
                 await self.reload()
             except GatewayError as error:
                 _log.error("the changed configuration was not applied: %s", error.message)
-                self._tells.emit("configuration.refused", outcome="failure", reason=type(error).__name__)
 
     def _file_mark(self) -> tuple[int, int] | None:
         if self._config_path is None:

@@ -110,10 +110,14 @@ class HeardEvents:
         self.heard = 0
         self.told: list[tuple[str, object]] = []
         """(type, actor) of events about actors."""
+        self.refused: list[object] = []
+        """Why configurations were refused."""
 
     def emit(self, event_type: str, /, *, at_ns: int | None = None, **values: object) -> None:
         if event_type.startswith("actor."):
             self.told.append((event_type, values["actor"]))
+        elif event_type == "configuration.refused":
+            self.refused.append(values["reason"])
 
     async def configure(self, spec: EventsSpec, watched: TelemetrySpec) -> str:
         self.heard += 1
@@ -350,8 +354,10 @@ async def test_plain_data_keeps_the_data_directory_where_it_names_none(directory
     assert (await directory.apply_mapping(document)).added == ("b",)
 
 
-async def test_a_wrong_file_changes_nothing_and_says_why(directory: Directory, tmp_path: Path, world: World) -> None:
-    """The file is watched: a mistake must not take the pool down."""
+async def test_a_wrong_file_changes_nothing_and_says_why(tmp_path: Path, world: World) -> None:
+    """The file is watched: a mistake must not take the pool down; who asked hears of it, and the audit does."""
+    events = HeardEvents()
+    directory = Directory(world, world, world, events)
     file = tmp_path / "tutti.yaml"
     text = settings.write_template(environ={}) + f"\ndata_dir: {tmp_path}/data\n"
     file.write_text("\n".join(line for line in text.splitlines() if not line.startswith("data_dir: ~")) + "\n")
@@ -361,7 +367,11 @@ async def test_a_wrong_file_changes_nothing_and_says_why(directory: Directory, t
 
     with pytest.raises(ConfigurationError, match="nobody"):
         await directory.reload()
-    assert world.configured == before
+    after = dict(world.configured)
+    await directory.drain(0.1)
+
+    assert after == before
+    assert events.refused == ["ConfigurationError"]
 
 
 async def test_a_restarted_account_actor_is_configured_again(directory: Directory, world: World) -> None:
