@@ -93,10 +93,7 @@ def run_events_told(events: Iterable[RunEvent]) -> Iterator[Told]:
 def _of_entry(entry: UsageEntry, hold_id: str | None) -> dict[str, object]:
     owners, usage = entry.owners, entry.usage
     return {
-        "tenant": owners.tenant or None,
-        "team": owners.team or None,
-        "user": owners.user or None,
-        "caller": owners.key or None,
+        **_who(owners),
         "run_id": owners.run or None,
         "conversation_id": owners.run or None,
         "task_id": entry.task_id or None,
@@ -157,10 +154,7 @@ def _of_alert(alert: SoftAlert) -> dict[str, object]:
 def _of_refusal(refusal: Refusal, owners: Owners) -> dict[str, object]:
     owner = refusal.owner_kind.value
     return {
-        "tenant": owners.tenant or None,
-        "team": owners.team or None,
-        "user": owners.user or None,
-        "caller": owners.key or None,
+        **_who(owners),
         "run_id": owners.run or None,
         "budget_id": refusal.budget_id,
         "budget_owner": owner if refusal.owner_kind is OwnerKind.TENANT else f"{owner}:{refusal.owner_name}",
@@ -177,6 +171,7 @@ def _of_line(event: RunEvent) -> dict[str, object]:
     status, stage, passed = said.get("status"), said.get("stage"), said.get("passed")
     estimate, wait_s = said.get("estimate"), said.get("retry_after_s")
     values: dict[str, object] = {
+        **_who(event.buyers),
         "run_id": event.run_id,
         "conversation_id": event.run_id,
         "sequence": event.seq,
@@ -210,6 +205,15 @@ def _of_line(event: RunEvent) -> dict[str, object]:
     if isinstance(usage, dict):
         values |= {name: usage.get(name) for name in ("input_tokens", "output_tokens")}
     return values
+
+
+def _who(owners: Owners) -> dict[str, object]:
+    return {
+        "tenant": owners.tenant or None,
+        "team": owners.team or None,
+        "user": owners.user or None,
+        "caller": owners.key or None,
+    }
 
 
 def _outcome(status: Json, said: Mapping[str, Json]) -> str | None:

@@ -59,7 +59,7 @@ class EventType:
 SAMPLED = (EventClass.TELEMETRY, EventClass.DEBUG)
 
 _WHO = ("tenant", "team", "user", "caller")
-_RUN = ("run_id", "conversation_id", "sequence")
+_RUN = (*_WHO, "run_id", "conversation_id", "sequence")
 _TASK = (*_RUN, "task_id", "attempt")
 _TOKENS = ("input_tokens", "output_tokens")
 _USAGE = (*_TOKENS, "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
@@ -127,8 +127,8 @@ _GATEWAY = (
     _type(
         "access.granted",
         EventClass.AUDIT,
-        "Somebody signed in.",
-        ("operator", "reason", "outcome", "endpoint", "request_id", "user", "tenant"),
+        "A key was used: at its first use in a replica, and again when an hour has passed. The trace is that call's.",
+        ("caller", "team", "outcome"),
         about=("access", "authentication", "start"),
     ),
 )  # fmt: skip
@@ -211,7 +211,7 @@ def _run(name: str, meaning: str, fields: tuple[str, ...], how: str = "info", ki
 _MADE = ("account", "model", "produced_by", "duration_ns", *_TOKENS)
 
 _RUNS = (
-    _run("run.accepted", "A project was accepted.", (*_RUN, "tenant", "team", "user", "caller"), "start"),
+    _run("run.accepted", "A project was accepted.", _RUN, "start"),
     _run("run.questions", "A run pauses for answers: clarification.", (*_RUN, "questions")),
     _run("run.answered", "People answered, and it goes on.", (*_RUN, "questions")),
     _run("run.note", "Something its owner should know; the words are in the run.", _RUN),

@@ -338,7 +338,7 @@ RELIABILITY = Dashboard(
             "lines",
             BACKLOG,
             (Metric(label="age", operation="max", field="oldest_age_s"),),
-            By(field="node", label="process"),
+            By(field="subject", label="source"),
         ),
         _table(
             "Lines of logs",

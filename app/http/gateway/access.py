@@ -1,4 +1,4 @@
-"""Asks for a key at every door but the open ones, where the configuration has keys.
+"""Asks for a key at every door but the open ones, where the configuration has keys; tells who is refused.
 
 The hot paths identify their callers themselves; this stands before everything else.
 """
@@ -6,6 +6,7 @@ The hot paths identify their callers themselves; this stands before everything e
 from __future__ import annotations
 
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.domain.errors import AccessError, GatewayError
@@ -36,11 +37,21 @@ class KeyNeeded:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
+        headers = reading.headers_by_name(scope)
         try:
-            orchestra = (await self._gateway()).orchestra()
+            gateway = await self._gateway()
             # Who it is, for the routes that show a key its own.
-            scope.setdefault("state", {})["caller"] = self._keys.identify(reading.headers_by_name(scope), orchestra)
+            scope.setdefault("state", {})["caller"] = self._keys.identify(headers, gateway)
         except AccessError as error:
+            gateway.events.emit(
+                "access.refused",
+                request_id=reading.find_request_id(headers),
+                endpoint=_declared(scope),
+                http_method=scope["method"],
+                http_status=401,
+                outcome="failure",
+                reason="unknown key",
+            )
             await JSONResponse(body_of(error), status_code=401, headers={"www-authenticate": "Bearer"})(
                 scope, receive, send
             )
@@ -52,3 +63,9 @@ class KeyNeeded:
             )
             return
         await self._app(scope, receive, send)
+
+
+def _declared(scope: Scope) -> str | None:
+    """Return the route as it is declared; None where there is none: a stranger's words are not told."""
+    found = (route for route in scope["app"].routes if route.matches(scope)[0] is Match.FULL)
+    return getattr(next(found, None), "path", None)

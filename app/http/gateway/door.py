@@ -37,23 +37,39 @@ JSON_TYPE = (b"content-type", b"application/json")
 STREAM_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
 STREAM_HEADERS = [STREAM_TYPE, (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
 
+GRANTED_PERIOD_S = 3_600.0
+"""Between two times that a key's use is told."""
+
 logger = logging.getLogger("tutti.http")
 
 GatewayFactory = Callable[[], Awaitable[Gateway]]
 
 
 class Keys:
-    """The callers by key, for the configuration that holds. One per replica, shared by its doors."""
+    """The callers by key, for the configuration that holds. One per replica, shared by its doors.
 
-    def __init__(self) -> None:
+    Args:
+        clock_s: Monotonic.
+    """
+
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._clock_s = clock_s
         self._orchestra: Orchestra | None = None
         self._index: CallerIndex = {}
+        self._granted_s: dict[str, float] = {}
+        """When a caller was last told of."""
 
-    def identify(self, headers: Mapping[bytes, bytes], orchestra: Orchestra) -> Caller:
-        """Return who calls; raises AccessError."""
+    def identify(self, headers: Mapping[bytes, bytes], gateway: Gateway) -> Caller:
+        """Return who calls, and tell it where that was not told for an hour; raises AccessError."""
+        orchestra = gateway.orchestra()
         if self._orchestra is not orchestra:
             self._orchestra, self._index = orchestra, index_callers(orchestra.callers)
-        return reading.identify(headers, self._index)
+        caller = reading.identify(headers, self._index)
+        now_s = self._clock_s()
+        if self._index and now_s - self._granted_s.get(caller.name, -GRANTED_PERIOD_S) >= GRANTED_PERIOD_S:
+            self._granted_s[caller.name] = now_s
+            gateway.events.emit("access.granted", caller=caller.name, team=caller.team or None, outcome="success")
+        return caller
 
 
 class ChatDoor:
@@ -113,7 +129,7 @@ class ChatDoor:
     ) -> None:
         gateway = await self._gateway()
         told.events = gateway.events
-        told.caller = caller = self._keys.identify(headers, gateway.orchestra())
+        told.caller = caller = self._keys.identify(headers, gateway)
         document = reading.parse_object(await reading.read_body(receive, headers))
         if self._auto and not document.get("model"):
             document["model"] = AUTO

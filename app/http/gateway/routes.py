@@ -37,7 +37,7 @@ async def asked_by(request: Request) -> tuple[Gateway, Caller]:
     """Return the replica's gateway and who calls; raises AccessError."""
     gateway: Gateway = await request.app.state.gateway()
     keys: Keys = request.app.state.keys
-    return gateway, keys.identify(reading.headers_by_name(request.scope), gateway.orchestra())
+    return gateway, keys.identify(reading.headers_by_name(request.scope), gateway)
 
 
 async def body_of(request: Request) -> dict[str, Json]:

@@ -20,9 +20,10 @@ from app.domain.load import BucketKind
 from app.http.gateway.access import KeyNeeded
 from app.http.gateway.answer_headers import answer_headers, limit_headers
 from app.http.gateway.cors import Cors
-from app.http.gateway.door import Keys
+from app.http.gateway.door import GRANTED_PERIOD_S, Keys
 from app.http.gateway.wire_errors import headers_of
 from app.services.gateway.gateway import Facts, Gateway
+from tests.fakes.told import Told
 
 KEY = "a-key-of-a-team"
 PAGE = "https://app.example.com"
@@ -31,8 +32,9 @@ PAGE = "https://app.example.com"
 class Configured:
     """As much of a gateway as knows its configuration."""
 
-    def __init__(self, orchestra: Orchestra) -> None:
+    def __init__(self, orchestra: Orchestra, events: Told | None = None) -> None:
         self._orchestra = orchestra
+        self.events = events or Told()
 
     def orchestra(self) -> Orchestra:
         return self._orchestra
@@ -46,13 +48,14 @@ def an_orchestra(*, keys: bool, origins: tuple[str, ...] = ()) -> Orchestra:
     return replace(plain, callers=callers, gateway=GatewaySpec(cors_origins=origins))
 
 
-def a_client(orchestra: Orchestra) -> httpx.AsyncClient:
+def a_client(orchestra: Orchestra, events: Told | None = None) -> httpx.AsyncClient:
     app = FastAPI()
     app.add_api_route("/healthz", _hello)
     app.add_api_route("/v1/projects", _hello)
+    app.add_api_route("/v1/projects/{run_id}", _hello)
 
     async def gateway() -> Gateway:
-        return cast("Gateway", Configured(orchestra))
+        return cast("Gateway", Configured(orchestra, events))
 
     app.add_middleware(KeyNeeded, gateway=gateway, keys=Keys())
     app.add_middleware(Cors, gateway=gateway)
@@ -88,9 +91,51 @@ async def test_with_keys_configured_every_door_but_the_open_ones_asks_for_one(cl
 
 
 async def test_without_keys_nobody_is_asked() -> None:
-    """A server of one's own machine works as it is."""
-    async with a_client(an_orchestra(keys=False)) as client:
+    """A server of one's own machine works as it is, and nobody signs in there."""
+    events = Told()
+    async with a_client(an_orchestra(keys=False), events) as client:
         assert (await client.get("/v1/projects")).status_code == 200
+    assert events.events == []
+
+
+def test_use_of_a_key_is_told_once_an_hour_by_a_replica() -> None:
+    """Not with every request, and of every key for itself."""
+    events, clock_s = Told(), [0.0]
+    plain = an_orchestra(keys=True)
+    other = CallerSpec(caller=Caller(name="other", team="red"), key_sha256=hash_key("another-key"))
+    keys = Keys(lambda: clock_s[0])
+
+    def come(key: str, orchestra: Orchestra, now_s: float) -> None:
+        clock_s[0] = now_s
+        keys.identify({b"x-api-key": key.encode()}, cast("Gateway", Configured(orchestra, events)))
+
+    for now_s in (0.0, 1.0, GRANTED_PERIOD_S - 1):
+        # Another copy of the configuration, as it comes with every snapshot.
+        come(KEY, replace(plain, callers=(*plain.callers, other)), now_s)
+    come("another-key", replace(plain, callers=(*plain.callers, other)), GRANTED_PERIOD_S - 1)
+    come(KEY, plain, GRANTED_PERIOD_S)
+
+    assert [(told["caller"], told["team"]) for told in events.values("access.granted")] == [
+        ("team", None),
+        ("other", "red"),
+        ("team", None),
+    ]
+
+
+async def test_who_is_refused_is_told_by_the_route_and_not_by_a_strangers_words() -> None:
+    """At every door, not at the gateway's only; the key itself is nowhere."""
+    events = Told()
+    async with a_client(an_orchestra(keys=True), events) as client:
+        wrong = {"authorization": "Bearer sk-canary", "x-request-id": "r-1"}
+        await client.get("/v1/projects/run-7", headers=wrong)
+        await client.get("/canary/path", headers=wrong)
+    told = events.values("access.refused")
+
+    assert [(one["endpoint"], one["http_status"], one["reason"], one["request_id"]) for one in told] == [
+        ("/v1/projects/{run_id}", 401, "unknown key", "r-1"),
+        (None, 401, "unknown key", "r-1"),
+    ]
+    assert "canary" not in str(events.events)
 
 
 async def test_a_page_of_a_configured_origin_may_read_the_answer_and_another_may_not(closed: httpx.AsyncClient) -> None:

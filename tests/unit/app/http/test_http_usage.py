@@ -29,6 +29,7 @@ from app.http.app import build_app, build_door
 from app.http.books import SettledOut, UnknownHoldListOut
 from app.http.limits import HttpLimits
 from app.http.usage_schemas import BudgetListOut, CostsOut, StatsOut
+from app.services.events.emitter import Silence
 from app.services.gateway.gateway import Gateway
 from tests.fakes.asgi import StreamingAppTransport
 from tests.fakes.desk import FakeDesk
@@ -89,6 +90,7 @@ class _Configured:
 
     def __init__(self, orchestra: Orchestra) -> None:
         self._orchestra = orchestra
+        self.events = Silence()
 
     def orchestra(self) -> Orchestra:
         return self._orchestra

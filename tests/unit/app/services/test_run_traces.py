@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from actors.store import Store
+from app.domain.books.budgets import Owners
 from app.domain.calls import CallAnswer, ModelCall
 from app.domain.run import RunRecord
 from app.domain.trace_context import TraceContext, enter, trace_id
@@ -111,10 +112,13 @@ async def test_trace_of_a_request_makes_no_other_request_of_it(store: Store) -> 
     assert again.request.trace == TRACE
 
 
-async def test_every_event_of_a_run_names_its_trace(store: Store, tmp_path: Path) -> None:
-    """Lines of the run, calls and judgements: what is looked for in Elasticsearch by the id of an answer's header."""
+async def test_every_event_of_a_run_names_its_trace_and_its_user(store: Store) -> None:
+    """Lines of the run, calls and judgements: what is looked for in Elasticsearch by the id of an answer's header, and
+    what is deleted there when that user is to be forgotten.
+    """
     record = a_record()
-    record = replace(record, request=replace(record.request, trace=TRACE))
+    buyers = Owners(team="red", user="ada", key="ci")
+    record = replace(record, request=replace(record.request, trace=TRACE, buyers=buyers))
     await store.create_run(record)
     await conductor(record, store, Seen(answers=1_000)).conduct()
     waiting = await store.outbox("pending", (0, 1_000, 10_000_000))
@@ -124,3 +128,7 @@ async def test_every_event_of_a_run_names_its_trace(store: Store, tmp_path: Path
 
     assert {"run.finished", "task.finished", "task.judged", "call.finished"} <= kinds
     assert {one["trace.id"] for one in told} == {TRACE.trace_id}
+    assert {(one["user.id"], one["tutti.caller.team"], one["tutti.caller.key"]) for one in told} == {
+        ("ada", "red", "ci")
+    }
+    assert await store.outbox("forget", ("ada",)) == len(told)
