@@ -371,7 +371,7 @@ async def test_a_wrong_file_changes_nothing_and_says_why(tmp_path: Path, world: 
     await directory.drain(0.1)
 
     assert after == before
-    assert events.refused == ["ConfigurationError"]
+    assert events.refused == ["ConfigurationProblems"]
 
 
 async def test_a_restarted_account_actor_is_configured_again(directory: Directory, world: World) -> None:
