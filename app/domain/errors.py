@@ -5,6 +5,7 @@
     │   ├── ConfigurationError  the operator must change the configuration
     │   ├── NotFoundError       no such run, account or model
     │   ├── ConflictError       the thing is not in a state that allows this
+    │   │   └── RunTakenError   another conductor has the run by now
     │   ├── TokenBudgetError    the run's own ceiling of tokens leaves no room for this call
     │   ├── AccessError         no valid key, or one that may not do this
     │   └── QuotaError          the caller's own limit is used up (.limit, .retry_after_s)
