@@ -16,14 +16,18 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from sqlalchemy import inspect
+
 from app.domain.accounts import Orchestra
 from app.domain.errors import ConfigurationError, GatewayError
+from app.domain.events.spooled import Backlog
 from app.domain.views import AccountView
 from app.listen_address import check_free
 from app.ready_file import find_server
-from app.storage import migrating
+from app.storage import migrating, outbox
 from app.storage.database import open_for_reading
 from app.storage.faults import fault, is_storage_error
+from app.storage.outbox_table import outbox as outbox_table
 from app.storage.place import Place
 from app.storage.spool_tables import State
 
@@ -144,7 +148,7 @@ def look_at_port(data_dir: Path, url: str | None) -> Finding:
 
 
 def look_at_events(directory: Path, *, ships: bool) -> Iterator[Finding]:
-    """Look how many events wait to be shipped, and since when; where nobody takes them, they are only kept."""
+    """Look how many events of the spool wait to be shipped, and since when; where nobody takes them, they are kept."""
     file = directory / SPOOL
     if not file.exists():
         return
@@ -153,19 +157,49 @@ def look_at_events(directory: Path, *, ships: bool) -> Iterator[Finding]:
             counts = dict(spool.execute("SELECT state, SUM(count) FROM total GROUP BY state").fetchall())
             oldest = spool.execute("SELECT MIN(time_ns) FROM event WHERE state = ?", (State.WAITING,)).fetchone()[0]
     except sqlite3.Error as error:
-        yield wrong("events", f"{file} cannot be read: {error}", "Tutti puts a damaged file aside at its next start")
+        yield wrong(
+            "events, spool", f"{file} cannot be read: {error}", "Tutti puts a damaged file aside at its next start"
+        )
         return
-    waiting, dead = counts.get(State.WAITING) or 0, counts.get(State.DEAD) or 0
     age_s = 0.0 if oldest is None else max(0.0, time.time() - oldest / 1e9)
-    if dead:
-        yield note("events", f"{dead} event(s) were refused for good", "`tutti events dead list` shows them and why")
+    waiting, dead = counts.get(State.WAITING) or 0, counts.get(State.DEAD) or 0
+    yield from _judge_backlog(Backlog(count=waiting, bytes=0, oldest_age_s=age_s, dead=dead), "spool", ships=ships)
+
+
+def look_at_outbox(place: Place, *, ships: bool) -> Iterator[Finding]:
+    """Look at what waits in the database: events of calls and runs. What is wrong with it, ``look_at_store`` says."""
+    if place.file is not None and not place.file.exists():
+        return
+    engine = open_for_reading(place)
+    try:
+        with engine.connect() as connection:
+            if not inspect(connection).has_table(outbox_table.name):
+                return
+            backlog = outbox.backlog(connection, time.time())
+    except GatewayError:
+        return
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        return
+    finally:
+        engine.dispose()
+    yield from _judge_backlog(backlog, "outbox", ships=ships)
+
+
+def _judge_backlog(backlog: Backlog, source: str, *, ships: bool) -> Iterator[Finding]:
+    part, waiting, age_s = f"events, {source}", backlog.count, backlog.oldest_age_s
+    if backlog.dead:
+        yield note(
+            part, f"{backlog.dead} event(s) were refused for good", "`tutti events dead list` shows them and why"
+        )
     if not ships:
-        yield ok("events", f"{waiting} are kept here; nobody is configured who takes them")
+        yield ok(part, f"{waiting} are kept here; nobody is configured who takes them")
     elif age_s > BACKLOG_S_MAX:
         remedy = "see whether their receiver runs and takes our key; they are kept while there is room"
-        yield note("events", f"{waiting} wait to be shipped, the oldest for {age_s:.0f} s", remedy)
+        yield note(part, f"{waiting} wait to be shipped, the oldest for {age_s:.0f} s", remedy)
     else:
-        yield ok("events", f"{waiting} wait to be shipped, the oldest for {age_s:.0f} s")
+        yield ok(part, f"{waiting} wait to be shipped, the oldest for {age_s:.0f} s")
 
 
 def look_at_receivers(orchestra: Orchestra) -> Iterator[Finding]:

@@ -12,8 +12,12 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from actors.store import Store
 from app import settings
 from app.domain.accounts import Orchestra
+from app.domain.books.budgets import Owners
+from app.domain.books.entries import Settle, UsageEntry
+from app.domain.chat import Usage
 from app.domain.views import AccountView
 from app.storage.place import Place
 from app.storage.spool_tables import SCHEMA, State
@@ -88,11 +92,28 @@ def test_events_that_wait_are_counted_and_refused_ones_are_noted(tmp_path: Path)
     findings = list(probes.look_at_events(tmp_path, ships=True))
     kept = list(probes.look_at_events(tmp_path, ships=False))
 
-    assert levels(findings) == [("events", "note"), ("events", "note")]
+    assert levels(findings) == [("events, spool", "note"), ("events, spool", "note")]
     assert "1 wait" in findings[1].says
-    assert levels(kept) == [("events", "note"), ("events", "ok")]
+    assert levels(kept) == [("events, spool", "note"), ("events, spool", "ok")]
     (tmp_path / probes.SPOOL).write_bytes(b"no spool" * 1_000)
-    assert levels(probes.look_at_events(tmp_path, ships=True)) == [("events", "wrong")]
+    assert levels(probes.look_at_events(tmp_path, ships=True)) == [("events, spool", "wrong")]
+
+
+async def test_events_that_wait_in_the_database_are_counted_too(tmp_path: Path) -> None:
+    """Bills wait there: an Elasticsearch that is away shows, also where no server runs."""
+    place = Place(tmp_path, None)
+    assert levels(probes.look_at_outbox(place, ships=True)) == []
+    store = Store(str(tmp_path))
+    entry = UsageEntry(entry_id="e1", at_s=NOW_S - 10**9, owners=Owners(), usage=Usage(input_tokens=1, output_tokens=1))
+    await store.apply_books([Settle(hold_id=None, entries=(entry,), at_s=0.0)])
+    await store.close()
+    (late,), (kept,) = probes.look_at_outbox(place, ships=True), probes.look_at_outbox(place, ships=False)
+
+    assert (late.part, late.level, kept.level) == ("events, outbox", "note", "ok")
+    assert late.says.startswith("1 wait to be shipped")
+    assert place.file is not None
+    place.file.write_bytes(b"not a database" * 100)
+    assert levels(probes.look_at_outbox(place, ships=True)) == []
 
 
 @pytest.mark.parametrize(
