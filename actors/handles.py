@@ -22,7 +22,7 @@ from app.domain.books.figures import BudgetFigures, Difference, ExportRow, Recon
 from app.domain.books.prices import PriceRow
 from app.domain.books.unknown import Settled, Settlement, UnknownHold
 from app.domain.books.usage import UsageQuery, UsageRow
-from app.domain.calls import Admission, CallOrder, Collected
+from app.domain.calls import Admission, CallOrder, CallPlace, Collected
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult, Json
 from app.domain.errors import CancelledError, DeadlineError, GatewayError, InternalError
 from app.domain.hosting import Snapshot
@@ -238,8 +238,8 @@ class StoreHandle:
         answer = await self._actor.ask("entries_after", cursor, wait_s, timeout_s=wait_s + CONTROL_TIMEOUT_S)
         return cast("LiveUsage", answer)
 
-    async def place_call(self, key: str, account: str, model: str, provider_id: str | None = None) -> None:
-        await self._actor.ask("place_call", key, account, model, provider_id)
+    async def place_call(self, place: CallPlace) -> None:
+        await self._actor.ask("place_call", place)
 
     async def export_run(self, run_id: str, configuration: Mapping[str, Json]) -> bytes:
         answer = await self._actor.ask("export_run", run_id, dict(configuration), timeout_s=EXPORT_TIMEOUT_S)

@@ -37,6 +37,7 @@ from app.domain.books.figures import BudgetFigures, Difference, ExportRow, Recon
 from app.domain.books.prices import PriceRow
 from app.domain.books.unknown import Settled, Settlement, UnknownHold
 from app.domain.books.usage import UsageQuery, UsageRow
+from app.domain.calls import CallPlace
 from app.domain.chat import Json
 from app.domain.crash_points import CrashPoint, passes
 from app.domain.errors import CapacityError, GatewayError
@@ -154,9 +155,9 @@ class Store:
         if failure is not None:
             raise failure
 
-    async def place_call(self, key: str, account: str, model: str, provider_id: str | None = None) -> None:
+    async def place_call(self, place: CallPlace) -> None:
         """Note where a call is about to be sent, or its name there; raises ConflictError where it is not to be sent."""
-        await self._write(lambda connection: call_places.place_call(connection, key, account, model, provider_id), ())
+        await self._write(lambda connection: call_places.place_call(connection, place), ())
 
     async def append_events(self, events: Sequence[RunEvent], epoch: int = 0) -> None:
         """Append progress events; raises ConflictError where the epoch is over."""

@@ -40,6 +40,8 @@ class ModelCall:
     """Accounts that failed this very work before; taken only if nobody else can serve."""
     account: str = ""
     """The only account that may serve it: it was sent there before, under the same key. Empty: any."""
+    epoch: int = 0
+    """In which its run was taken by who makes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,21 @@ class CallOrder:
     """Admit only if the call may start within this; else refuse with fresh state (late binding)."""
     trace: TraceContext | None = None
     """What the call belongs under."""
+    epoch: int = 0
+    """In which its run was taken by the owner."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallPlace:
+    """Where a call is, for whoever has to ask for it after a crash."""
+
+    key: str
+    account: str
+    model: str
+    epoch: int
+    """In which its run was taken by who has it made."""
+    provider_id: str | None = None
+    """The call's name there; None: it is about to leave."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,7 +112,8 @@ class BatchHttpAdapter(HttpAdapter):
         text = line_of(custom_id, self._wire.encode(request, stream=False).body)
         batch = next((one for one in self._known.values() if custom_id in one.lines), None)
         if batch is not None and await batch.lines[custom_id].noted:
-            # Its run's conductor died and began it again before it had heard of the name.
+            # Its run's conductor died and began it again before it had heard of the name: its row has none, perhaps.
+            await note(f"{batch.name}/{custom_id}")
             batch.open.add(custom_id)
             return f"{batch.name}/{custom_id}"
         batch = self._next_batch(request.model, custom_id, len(text))

@@ -221,6 +221,7 @@ class Dispatcher:
             timeout_s=timeout_s,
             horizon_s=HORIZON_S,
             trace=item.trace,
+            epoch=item.call.epoch,
         )
 
     async def _submit(self, name: str, batch: Sequence[tuple[_Waiting, CallOrder]]) -> None:

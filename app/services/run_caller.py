@@ -85,6 +85,9 @@ class CallSpan:
 class CallJournal(Protocol):
     """Where calls are recorded; implemented by ``run_journal``."""
 
+    epoch: int
+    """In which the run was taken: no call leaves once somebody else has it."""
+
     async def record_calls(self, calls: Sequence[CallRecord], commands: Sequence[Command]) -> None:
         """Write calls and apply the books' commands in one transaction; raises QuotaError where one has no room."""
 
@@ -191,6 +194,7 @@ class RunCaller:
         """
         if call.call_id in self._given_up:
             raise InternalError(f"{call.purpose} was lost on its way and given up", remedy="retry the task")
+        call = replace(call, epoch=self._journal.epoch)
         replayed = self._replayed(call)
         if replayed is not None:
             return replayed

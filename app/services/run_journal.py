@@ -30,7 +30,7 @@ class RunJournal:
     def __init__(self, journal: Journal, run_id: str, epoch: int, *, on_lost: Callable[[], None]) -> None:
         self._journal = journal
         self._run_id = run_id
-        self._epoch = epoch
+        self.epoch = epoch
         self._on_lost = on_lost
         self.lost = False
 
@@ -42,17 +42,17 @@ class RunJournal:
     async def record_plan(self, plan: Plan, events: Sequence[RunEvent]) -> None:
         """Append a plan version."""
         with _Fence(self):
-            await self._journal.record_plan(self._run_id, plan, events, self._epoch)
+            await self._journal.record_plan(self._run_id, plan, events, self.epoch)
 
     async def record_task(self, task: TaskRecord, events: Sequence[RunEvent]) -> None:
         """Write a task's row."""
         with _Fence(self):
-            await self._journal.record_task(self._run_id, task, events, self._epoch)
+            await self._journal.record_task(self._run_id, task, events, self.epoch)
 
     async def record_calls(self, calls: Sequence[CallRecord], commands: Sequence[Command]) -> None:
         """Write calls and what the books say of them; raises QuotaError where a budget has no room."""
         with _Fence(self):
-            await self._journal.record_calls(calls, commands, self._epoch)
+            await self._journal.record_calls(calls, commands, self.epoch)
 
     async def calls(self) -> Sequence[CallRecord]:
         """Return every call of the run as it stands."""
@@ -61,7 +61,7 @@ class RunJournal:
     async def append_events(self, events: Sequence[RunEvent]) -> None:
         """Append progress lines."""
         with _Fence(self):
-            await self._journal.append_events(events, self._epoch)
+            await self._journal.append_events(events, self.epoch)
 
     def lose(self) -> None:
         """Take the run for somebody else's from now on."""

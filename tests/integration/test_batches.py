@@ -51,6 +51,7 @@ class Journal:
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}
+        self.noted: list[str] = []
         self.lost: set[str] = set()
 
     def call(self, adapter: BatchHttpAdapter, request: ChatRequest, *, wanted: bool = False) -> BackgroundCall:
@@ -58,6 +59,7 @@ class Journal:
             if request.call_key in self.lost:
                 raise ConflictError("it was taken for lost")
             self.names[request.call_key or ""] = name
+            self.noted.append(name)
 
         return BackgroundCall(adapter, request, note=note, is_wanted=lambda: wanted)
 
@@ -112,12 +114,14 @@ async def test_a_batch_that_never_left_is_made_up_anew_once_the_lag_is_over(
 
 
 async def test_a_call_begun_twice_in_one_process_is_one_line(adapter: BatchHttpAdapter, simulator: Simulator) -> None:
-    """Its run's conductor died and came back before it had heard of the name, while this process lived on."""
+    """Its run's conductor died and came back before it had heard of the name, while this process lived on. The name is
+    noted for both: who came back has written the row without it."""
     journal, request = Journal(), asking("hello")
     calls = [journal.call(adapter, request), journal.call(adapter, request)]
     first, second = await asyncio.gather(*(call.answer(20) for call in calls))
 
     assert first == second
+    assert journal.noted == [journal.names["run/t1/task/1"]] * 2
     assert bills(simulator) == 1
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from actors.account import AccountHost
 from app.domain.accounts import AccountSpec, EndpointClass, ModelInfo, Provider
-from app.domain.calls import CallOrder, CallOutcome
+from app.domain.calls import CallOrder, CallOutcome, CallPlace
 from app.domain.chat import ChatRequest, ChatResult
 from app.domain.errors import ConflictError, InternalError, UpstreamError, UpstreamKind
 from app.domain.leases import Exchange, PermitWish
@@ -36,10 +36,10 @@ class Saved:
     async def find_limiters(self, keys: Sequence[tuple[str, str]]) -> Sequence[SavedLimiter]:
         return [self.states[key] for key in keys if key in self.states]
 
-    async def place_call(self, key: str, account: str, model: str, provider_id: str | None = None) -> None:
-        if key in self.not_any_more:
+    async def place_call(self, place: CallPlace) -> None:
+        if place.key in self.not_any_more:
             raise ConflictError("it was taken for lost")
-        self.places.append((key, account, model))
+        self.places.append((place.key, place.account, place.model))
 
 
 def an_account(name: str = "a", limits: LimitSpec | None = None, *, key: str = "k") -> AccountSpec:

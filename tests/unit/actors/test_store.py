@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from actors.store import Store
+from app.domain.calls import CallPlace
 from app.domain.chat import Usage
 from app.domain.errors import ConfigurationError, ConflictError, NotFoundError
 from app.domain.limiter_state import SavedLimiter
@@ -231,15 +232,34 @@ async def test_a_call_is_placed_while_it_is_on_its_way_and_not_after(store: Stor
     await store.create_run(a_run())
     call = CallRecord(key="k", run_id="run-1", task_id="t1", purpose="task", attempt=1, state=CallState.SENT)
     await store.record_calls([call])
-    await store.place_call("k", "a", "m", "name")
-    await store.place_call("k", "a", "m")
+    place = CallPlace(key="k", account="a", model="m", epoch=0)
+    await store.place_call(replace(place, provider_id="name"))
+    await store.place_call(place)
     (placed,) = await store.calls_of("run-1")
     await store.record_calls([replace(placed, state=CallState.UNKNOWN)])
 
     assert (placed.account, placed.model, placed.provider_id, placed.state) == ("a", "m", "name", CallState.SENT)
     for key in ("k", "unheard-of"):
         with pytest.raises(ConflictError):
-            await store.place_call(key, "b", "m")
+            await store.place_call(replace(place, key=key, account="b"))
+
+
+async def test_a_call_does_not_leave_for_a_conductor_that_was_replaced(store: Store) -> None:
+    """What waited there is sent by the next one, who cannot know of it; the name of what has left is of use to both."""
+    await store.create_run(a_run())
+    call = CallRecord(key="k", run_id="run-1", task_id="t1", purpose="task", attempt=1, state=CallState.SENT)
+    await store.record_calls([call])
+    await store.take_run("run-1", 0, "next")
+    place = CallPlace(key="k", account="a", model="m", epoch=0)
+    with pytest.raises(ConflictError):
+        await store.place_call(place)
+    (waiting,) = await store.calls_of("run-1")
+    await store.place_call(replace(place, account="b", epoch=1))
+    await store.place_call(replace(place, provider_id="name"))
+    (placed,) = await store.calls_of("run-1")
+
+    assert (waiting.account, waiting.model) == (None, None)
+    assert (placed.account, placed.provider_id) == ("a", "name")
 
 
 async def test_a_run_that_is_created_again_is_the_same_run(store: Store) -> None:

@@ -67,6 +67,8 @@ class Inner:
 class Records:
     """The journal's calls, newest state last, and what the books were told with them."""
 
+    epoch = 3
+
     def __init__(self) -> None:
         self.states: list[tuple[str, CallState]] = []
         self.rows: list[CallRecord] = []
@@ -146,6 +148,14 @@ async def test_a_call_of_unknown_fate_is_recorded_as_such() -> None:
     await a_caller(inner, records=records).call(a_call())
 
     assert records.states[1] == ("r/t1/task/1", CallState.UNKNOWN)
+
+
+async def test_every_try_says_in_which_epoch_its_run_was_taken() -> None:
+    """Where a call is placed, one of a conductor that was replaced meanwhile is stopped by it."""
+    inner = Inner(failure(UpstreamKind.OVERLOADED), USED)
+    await a_caller(inner).call(a_call())
+
+    assert [call.epoch for call in inner.calls] == [Records.epoch] * 2
 
 
 async def test_a_refused_request_is_never_tried_again() -> None:
