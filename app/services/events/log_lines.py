@@ -53,8 +53,12 @@ class LogLines(logging.Handler):
 
 
 def follow_logs(events: Tells) -> None:
-    """Have this process's own lines told; once a process."""
+    """Have this process's own lines told, beside wherever else they go; once a process."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
-        if not any(isinstance(handler, LogLines) for handler in logger.handlers):
-            logger.addHandler(LogLines(events))
+        if any(isinstance(handler, LogLines) for handler in logger.handlers):
+            continue
+        if not logger.hasHandlers():
+            # To standard error, as before: a logger with a handler is not written there by itself any more.
+            logger.addHandler(logging.lastResort or logging.StreamHandler())
+        logger.addHandler(LogLines(events))

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.services.events.log_lines import UNTOLD, LogLines
+from app.services.events import log_lines
+from app.services.events.log_lines import UNTOLD, LogLines, follow_logs
 from tests.fakes.told import Told
 
 
@@ -58,6 +59,22 @@ def test_line_about_telling_is_not_told_where_that_could_go_on_for_ever(heard: t
     logger.warning("an event is lost", extra=UNTOLD)
 
     assert events.events == []
+
+
+def test_line_is_told_beside_where_it_went_before(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python writes what no handler takes to standard error, Ray's logs of a process: with ours it must stay there."""
+    logger = logging.getLogger("test_log_lines_alone")
+    monkeypatch.setattr(log_lines, "LOGGERS", (logger.name,))
+    monkeypatch.setattr(logger, "propagate", False)
+    events = Told()
+    follow_logs(events)
+    follow_logs(events)
+    logger.warning("the disk is full")
+
+    assert [told["message"] for told in events.values("log.line")] == ["the disk is full"]
+    assert capsys.readouterr().err == "the disk is full\n"
 
 
 def test_line_that_cannot_be_formatted_fails_nobody(capsys: pytest.CaptureFixture[str]) -> None:
