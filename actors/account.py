@@ -22,8 +22,10 @@ from typing import Any, Protocol
 import orjson
 
 from actors import telemetry, tracing
-from actors.handles import StoreHandle
+from actors.garbage import collect_rarely
 from actors.own_events import OwnEvents
+from actors.packing import Packed
+from actors.store_handle import StoreHandle
 from app.domain.account_state import AccountBook, Ending
 from app.domain.accounts import AccountSpec, EndpointClass, ModelInfo
 from app.domain.calls import Admission, CallOrder, CallOutcome, CallPlace, Collected
@@ -64,7 +66,7 @@ _log = logging.getLogger(__name__)
 
 
 class AccountStore(Protocol):
-    """Where limiter states and the places of calls survive; ``handles.StoreHandle`` provides it."""
+    """Where limiter states and the places of calls survive; ``store_handle.StoreHandle`` provides it."""
 
     async def save_limiters(self, states: Sequence[SavedLimiter], wall_s: float) -> None: ...
     async def find_limiters(self, keys: Sequence[tuple[str, str]]) -> Sequence[SavedLimiter]: ...
@@ -459,7 +461,7 @@ class AccountHost:
         return task
 
 
-class AccountActor(AccountHost):
+class AccountActor(Packed, AccountHost):
     """An account host with its Ray clients; built inside the actor because clients do not travel."""
 
     def __init__(self, host: str, namespace: str) -> None:
@@ -467,6 +469,7 @@ class AccountActor(AccountHost):
         from app.providers.registry import create
 
         super().__init__(host, StoreHandle(namespace), create if host != CALLERS_HOST else None)
+        collect_rarely()
         self._own_events = OwnEvents(host, namespace)
 
     def __repr__(self) -> str:

@@ -17,10 +17,12 @@ from typing import Any
 
 import ray
 
+from actors.desk_handle import DeskHandle
 from actors.directory import Directory
 from actors.event_handles import SpoolHandle
 from actors.event_hub import EventHub
-from actors.handles import DeskHandle, DirectoryHandle, HostHandles, StoreHandle
+from actors.handles import DirectoryHandle, HostHandles
+from actors.store_handle import StoreHandle
 from app.domain.accounts import Orchestra
 from app.domain.errors import GatewayError, InternalError
 from app.domain.hosting import assign_hosts

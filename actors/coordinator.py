@@ -19,8 +19,9 @@ from typing import Any, TypeGuard
 
 from actors import telemetry
 from actors.clock import SystemClock
-from actors.handles import DirectoryHandle, HostHandles, StoreHandle
+from actors.handles import DirectoryHandle, HostHandles
 from actors.own_events import OwnEvents
+from actors.store_handle import StoreHandle
 from app.domain.accounts import Orchestra
 from app.domain.books.budgets import Owners
 from app.domain.books.money import is_amount

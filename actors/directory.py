@@ -68,7 +68,7 @@ class Hosts(Protocol):
 
 
 class BudgetBooks(Protocol):
-    """What the directory tells the books; ``handles.StoreHandle`` provides it."""
+    """What the directory tells the books; ``store_handle.StoreHandle`` provides it."""
 
     async def sync_books(
         self, budgets: Sequence[BudgetSpec], prices: Sequence[PriceRow], webhook: str | None = None

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from actors.chores import keep_doing
+from actors.garbage import collect_rarely
 from actors.own_origin import own_origin
 from app.domain.errors import CapacityError, GatewayError
 from app.domain.events.batches import BatchKept, EventBatch, EventTerms
@@ -294,6 +295,7 @@ class EventLogActor(EventLog):
     def __init__(self, data_dir: str, spec: EventsSpec) -> None:
         super().__init__(data_dir, spec)
         follow_logs(self)
+        collect_rarely()
 
 
 @dataclass(slots=True)

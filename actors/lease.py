@@ -16,9 +16,11 @@ from typing import Any
 
 from actors import telemetry, tracing
 from actors.clock import SystemClock
-from actors.handles import DirectoryHandle, HostHandles, StoreHandle
+from actors.garbage import collect_rarely
+from actors.handles import DirectoryHandle, HostHandles
 from actors.own_events import OwnEvents
 from actors.repeat_keys import RepeatHandle
+from actors.store_handle import StoreHandle
 from app.domain.accounts import AccountSpec, Orchestra, Provider
 from app.domain.chat import ChatDelta, ChatRequest, ChatResult
 from app.domain.errors import CapacityError, GatewayError, RequestError, UpstreamError, UpstreamKind
@@ -249,6 +251,7 @@ class GatewayLease:
         self._spawn(gate.run())
         self._spawn(keeper.run())
         self._spawn(_measure(desk))
+        collect_rarely()
         self._known.set()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -23,8 +23,10 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import LoggingConfig
 
 from actors import bootstrap, cluster
-from actors.handles import DeskHandle, DirectoryHandle, StoreHandle
+from actors.desk_handle import DeskHandle
+from actors.handles import DirectoryHandle
 from actors.lease import OneLease
+from actors.store_handle import StoreHandle
 from app import settings
 from app.domain.accounts import Orchestra
 from app.domain.errors import GatewayError

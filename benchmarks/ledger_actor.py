@@ -21,7 +21,7 @@ from typing import Any
 import ray
 
 from actors import bootstrap, cluster
-from actors.handles import StoreHandle
+from actors.store_handle import StoreHandle
 from app.domain.chat import Json
 from benchmarks import processes, report
 from benchmarks.ledger import CALLS, PAIRS, PAIRS_SHORT, PRICE, SPECS, SUBMITTERS, Found, measure_books, pair

@@ -27,7 +27,8 @@ from typing import Any
 import yaml
 
 from actors import bootstrap, cluster
-from actors.handles import DeskHandle, StoreHandle
+from actors.desk_handle import DeskHandle
+from actors.store_handle import StoreHandle
 from app import settings
 from app.domain.chat import Json
 from app.domain.run import RunRequest

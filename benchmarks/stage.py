@@ -19,7 +19,8 @@ import yaml
 
 from actors import bootstrap
 from actors.clock import SystemClock
-from actors.handles import DirectoryHandle, HostHandles, StoreHandle
+from actors.handles import DirectoryHandle, HostHandles
+from actors.store_handle import StoreHandle
 from app import settings
 from app.domain.accounts import Orchestra
 from app.services.dispatch import CallProgress, Dispatcher

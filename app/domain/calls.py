@@ -12,6 +12,7 @@ from app.domain.chat import ChatRequest, ChatResult, Usage
 from app.domain.errors import GatewayError
 from app.domain.load import LoadRow
 from app.domain.trace_context import TraceContext
+from app.domain.values import Value
 
 Purpose = Literal["clarify", "plan", "transcribe", "repair", "task", "judge", "merge", "evaluate", "check"]
 
@@ -81,7 +82,7 @@ class CallPlace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Admission:
+class Admission(Value):
     """An account actor's immediate answer to an order."""
 
     call_id: str

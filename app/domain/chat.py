@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
+from app.domain.values import Value
+
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 """A JSON value."""
 
@@ -143,7 +145,7 @@ class ChatRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(Value):
     """What one call consumed, in tokens, under one definition for all providers.
 
     Adapters convert: Anthropic's ``input_tokens`` excludes cache, Gemini's ``candidatesTokenCount`` excludes thoughts.
@@ -180,7 +182,7 @@ NO_USAGE = Usage(input_tokens=0, output_tokens=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LimitObservation:
+class LimitObservation(Value):
     """What a provider's headers said about one limit of this key.
 
     ``scope`` is requests, tokens, input_tokens or output_tokens; ``reset_s`` is seconds until the bucket is full again.

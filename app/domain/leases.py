@@ -16,6 +16,7 @@ from app.domain.calls import Admission
 from app.domain.chat import NO_USAGE, LimitObservation, Usage
 from app.domain.errors import UpstreamError
 from app.domain.load import LoadRow
+from app.domain.values import Value
 
 PERMIT_VALID_S = 1.0
 """A spare permit that was not used by then goes back; counted from before it was asked for."""
@@ -25,7 +26,7 @@ BUNDLE_MAX = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PermitWish:
+class PermitWish(Value):
     """One call that wants to be sent."""
 
     call_id: str
@@ -41,7 +42,7 @@ class PermitWish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BundleWish:
+class BundleWish(Value):
     """Spare permits of one size, granted only where the account stays far from its limits."""
 
     account: str
@@ -52,7 +53,7 @@ class BundleWish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PermitReport:
+class PermitReport(Value):
     """What became of a permit."""
 
     call_id: str
@@ -66,7 +67,7 @@ class PermitReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bundle:
+class Bundle(Value):
     """Granted spare permits, named ``prefix/0`` to ``prefix/(count - 1)``."""
 
     prefix: str
@@ -83,7 +84,7 @@ class Bundle:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
+class Exchange(Value):
     """Everything that a holder has to say to one host, in one message."""
 
     owner: str
@@ -97,7 +98,7 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exchanged:
+class Exchanged(Value):
     """The host's answer."""
 
     incarnation: str

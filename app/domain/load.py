@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.domain.accounts import AccountState
+from app.domain.values import Value
 
 BucketKind = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BucketLevel:
+class BucketLevel(Value):
     """One limit as a bucket: what may be taken now and how fast it refills.
 
     A sliding window is shown as a bucket too: an approximation that the account corrects when it is asked.
@@ -27,7 +28,7 @@ class BucketLevel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadRow:
+class LoadRow(Value):
     """The load of one (account, model)."""
 
     account: str

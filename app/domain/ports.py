@@ -104,7 +104,7 @@ class Upstreams(Protocol):
 
 
 class Books(Protocol):
-    """The ledger, for whoever buys; implemented by ``actors/handles``."""
+    """The ledger, for whoever buys; implemented by ``actors/store_handle``."""
 
     async def apply_books(self, commands: Sequence[Command]) -> Sequence[Answer]:
         """Apply commands in order, in one transaction, and return once they are on disk; each may be repeated."""
@@ -134,7 +134,7 @@ class RepeatKeys(Protocol):
 
 
 class UsageBooks(Protocol):
-    """The ledger, for whoever looks: people and their tools; implemented by ``actors/handles``."""
+    """The ledger, for whoever looks: people and their tools; implemented by ``actors/store_handle``."""
 
     async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
         """Return sums by period and group; raises RequestError where they would be too many."""
@@ -302,7 +302,7 @@ class Journal(Protocol):
 
 
 class Desk(Protocol):
-    """Everything a way in (HTTP, command line, job) may ask; implemented by ``actors/handles``.
+    """Everything a way in (HTTP, command line, job) may ask; implemented by ``actors/desk_handle``.
 
     Every method may raise ``InternalError`` when the cluster does not answer in time.
     """

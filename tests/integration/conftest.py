@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from actors import bootstrap, cluster
-from actors.handles import DeskHandle
+from actors.desk_handle import DeskHandle
 from app import settings
 from app.domain.run import RunEvent, RunRequest
 from tests.fakes import pool

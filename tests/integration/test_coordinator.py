@@ -17,7 +17,8 @@ import yaml
 
 from actors import bootstrap
 from actors.coordinator import Coordinator
-from actors.handles import DeskHandle, StoreHandle
+from actors.desk_handle import DeskHandle
+from actors.store_handle import StoreHandle
 from app import settings
 from app.domain.errors import ConfigurationError, GatewayError
 from app.domain.ports import Desk

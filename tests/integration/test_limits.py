@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import ray
 
-from actors.handles import DeskHandle
+from actors.desk_handle import DeskHandle
 from app.domain.hosting import host_name
 from app.domain.run import RunRequest
 from tests.fakes import pool, scripted

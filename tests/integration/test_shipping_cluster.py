@@ -15,18 +15,15 @@ import ray
 import yaml
 
 from actors import bootstrap
+from actors.desk_handle import DeskHandle
 from actors.event_handles import OutboxHandle, SpoolHandle
-from actors.handles import DeskHandle
 from actors.log_shipper_handle import LOG_SHIPPER, LogShipperHandle
 from app import settings
 from app.domain.errors import GatewayError
 from app.domain.run import RunRequest
-from app.storage.database import open_for_reading
-from app.storage.event_reads import newest_in_outbox, newest_in_spool
-from app.storage.place import Place
-from app.storage.spool import FILE_NAME
 from tests.fakes import pool
 from tests.fakes.elastic_faults import Fault, faulty_elastic
+from tests.fakes.kept_events import kept_events
 from tests.fakes.scripted import ENGLISH
 from tests.fakes.simulated import running_simulator
 from tests.fixtures.elasticsearch_server import ElasticsearchServer
@@ -40,12 +37,7 @@ SPOILED = (Fault.RESET_AFTER, Fault.BUSY, Fault.SHORT, Fault.SOME_BUSY, Fault.RE
 
 def told_before(data_dir: Path, at_ns: int) -> list[str]:
     """Return the ids of all events of this machine until then, as they are kept on it."""
-    found = list(newest_in_spool(data_dir / FILE_NAME, 0))
-    engine = open_for_reading(Place(data_dir))
-    with engine.connect() as connection:
-        found += newest_in_outbox(connection, 0)
-    engine.dispose()
-    return sorted(event.event_id for event in found if event.time_ns < at_ns)
+    return sorted(event.event_id for event in kept_events(data_dir) if event.time_ns < at_ns)
 
 
 async def shipped(namespace: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from actors import bootstrap
-from actors.handles import StoreHandle
+from actors.store_handle import StoreHandle
 from app import settings
 from app.domain.errors import GatewayError
 from app.domain.run import RunRequest, RunStatus

@@ -13,6 +13,8 @@ from enum import StrEnum
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
+from app.domain.values import Value
+
 EVERYONE = "*"
 """As an owner's name in a budget: each of that kind has one of their own."""
 
@@ -46,7 +48,7 @@ class Ledger(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Owners:
+class Owners(Value):
     """On whose behalf something is bought; an empty name means nobody of that kind."""
 
     tenant: str = ""

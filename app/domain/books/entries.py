@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 from app.domain.books.budgets import Ledger, OwnerKind, Owners, Window
 from app.domain.chat import Usage
+from app.domain.values import Value
 
 
 class Ending(StrEnum):
@@ -32,7 +33,7 @@ class Ending(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UsageEntry:
+class UsageEntry(Value):
     """One attempt: who bought what where, what it consumed and cost."""
 
     entry_id: str
@@ -66,7 +67,7 @@ class UsageEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
+class Hold(Value):
     """Sets money and tokens aside before anything is bought, on every budget that applies, or on none."""
 
     hold_id: str
@@ -89,7 +90,7 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settle:
+class Settle(Value):
     """Books what was bought and gives back what is left of the hold."""
 
     hold_id: str | None
@@ -99,7 +100,7 @@ class Settle:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Void:
+class Void(Value):
     """Gives a hold back whole: certainly nothing was bought."""
 
     hold_id: str
@@ -177,7 +178,7 @@ Outcome: TypeAlias = Literal["done", "replayed", "refused", "conflict", "missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(Value):
     """What became of one command."""
 
     outcome: Outcome

@@ -23,6 +23,8 @@ _PRODUCT_DIGITS = 60
 """More than any rate times any factor has."""
 _ATTO_PER_NANO = 10**9
 _HOURS_PER_DAY = 24
+_ONE: int = 10**_FACTOR_DECIMALS
+_TABLES_MAX = 4_096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +124,7 @@ def price_nano(usage: Usage, row: PriceRow | None, *, at_s: float, batch: bool =
         + usage.reasoning_tokens * rates.reasoning
     )
     peak = _peak_factor(row, table, at_s)
-    return _round_up(atto * peak * (table.batch if batch else table.one), table.one)
+    return _round_up(atto * peak * (table.batch if batch else _ONE))
 
 
 def ceiling_nano(input_tokens: int, output_tokens_max: int, row: PriceRow | None) -> int | None:
@@ -136,12 +138,8 @@ def ceiling_nano(input_tokens: int, output_tokens_max: int, row: PriceRow | None
     if row is None:
         return None
     table = _compiled(row)
-    reachable = [table.base, *(rates for above, rates in table.long if above < input_tokens)]
-    dearest_in = max(max(r.input, r.cache_read, r.cache_write, r.cache_write_1h) for r in reachable)
-    dearest_out = max(max(r.output, r.reasoning) for r in reachable)
-    factor = max(table.one, *table.peaks) if table.peaks else table.one
-    atto = input_tokens * dearest_in + output_tokens_max * dearest_out
-    return _round_up(atto * factor * max(table.one, table.batch), table.one)
+    dearest_in, dearest_out = next((most for above, most in table.dearest if input_tokens > above), table.dearest_base)
+    return _round_up((input_tokens * dearest_in + output_tokens_max * dearest_out) * table.factors_max)
 
 
 def find_row(rows: Iterable[PriceRow], *, model: str, provider: str | None, at_s: float) -> PriceRow | None:
@@ -219,9 +217,14 @@ class _Table:
     base: _Rates
     long: tuple[tuple[int, _Rates], ...]
     """By threshold, the highest first."""
+    dearest_base: tuple[int, int]
+    """The most that a token of input and one of output can cost."""
+    dearest: tuple[tuple[int, tuple[int, int]], ...]
+    """The same by threshold, the highest first, of all rates that so much input may reach."""
     batch: int
     peaks: tuple[int, ...]
-    one: int = 10**_FACTOR_DECIMALS
+    factors_max: int
+    """Of the dearest hour, without the discount of a batch."""
 
     def rates_for(self, input_tokens: int) -> _Rates:
         """Return the rates that hold for a request with that much input."""
@@ -254,16 +257,43 @@ def _product(rate: str, factor: str) -> str:
         return format(Decimal(rate) * Decimal(factor), "f")
 
 
-@lru_cache(maxsize=4_096)
+_TABLES: dict[int, tuple[PriceRow, _Table]] = {}
+"""By identity, which lasts as long as the row is kept here: to hash all figures of a row costs more than the sum."""
+
+
 def _compiled(row: PriceRow) -> _Table:
+    found = _TABLES.get(id(row))
+    if found is None:
+        if len(_TABLES) >= _TABLES_MAX:
+            _TABLES.clear()
+        found = _TABLES[id(row)] = row, _compile(row)
+    return found[1]
+
+
+def _compile(row: PriceRow) -> _Table:
+    base = _rates(row.rates)
+    long = sorted(((one.above_input_tokens, _rates(one.rates)) for one in row.long_contexts), key=lambda one: one[0])
+    dearest, reachable = [], [base]
+    for above, rates in long:
+        reachable.append(rates)
+        dearest.append((above, _dearest(reachable)))
+    batch = _scaled(row.batch_factor or "1", _FACTOR_DECIMALS)
+    peaks = tuple(_scaled(peak.factor, _FACTOR_DECIMALS) for peak in row.peaks)
     return _Table(
-        base=_rates(row.rates),
-        long=tuple(
-            (long.above_input_tokens, _rates(long.rates))
-            for long in sorted(row.long_contexts, key=lambda long: -long.above_input_tokens)
-        ),
-        batch=_scaled(row.batch_factor or "1", _FACTOR_DECIMALS),
-        peaks=tuple(_scaled(peak.factor, _FACTOR_DECIMALS) for peak in row.peaks),
+        base=base,
+        long=tuple(reversed(long)),
+        dearest_base=_dearest([base]),
+        dearest=tuple(reversed(dearest)),
+        batch=batch,
+        peaks=peaks,
+        factors_max=max((_ONE, *peaks)) * max(_ONE, batch),
+    )
+
+
+def _dearest(reachable: Sequence[_Rates]) -> tuple[int, int]:
+    return (
+        max(max(r.input, r.cache_read, r.cache_write, r.cache_write_1h) for r in reachable),
+        max(max(r.output, r.reasoning) for r in reachable),
     )
 
 
@@ -296,14 +326,14 @@ def _fits(text: str, decimals: int) -> bool:
 
 def _peak_factor(row: PriceRow, table: _Table, at_s: float) -> int:
     if not row.peaks:
-        return table.one
+        return _ONE
     at = datetime.fromtimestamp(at_s, UTC)
-    return next((factor for peak, factor in zip(row.peaks, table.peaks, strict=True) if peak.covers(at)), table.one)
+    return next((factor for peak, factor in zip(row.peaks, table.peaks, strict=True) if peak.covers(at)), _ONE)
 
 
-def _round_up(atto_scaled: int, one: int) -> int:
+def _round_up(atto_scaled: int) -> int:
     # Two factors in millionths are in the product.
-    return -(-atto_scaled // (_ATTO_PER_NANO * one * one))
+    return -(-atto_scaled // (_ATTO_PER_NANO * _ONE * _ONE))
 
 
 def _rank(row: PriceRow) -> tuple[bool, date]:

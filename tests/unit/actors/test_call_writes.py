@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actors.store import Store
-from app.domain.errors import ConflictError, InternalError, NotFoundError, QuotaError
+from app.domain.errors import InternalError, NotFoundError, QuotaError, RunTakenError
 from app.domain.run import CallRecord, CallState
 from tests.fakes.ledger_commands import NOON_S, a_budget, a_hold, a_settle, an_entry
 from tests.unit.actors.test_store import a_run
@@ -46,7 +46,7 @@ async def test_what_is_refused_of_one_caller_is_nothing_to_the_others(store: Sto
         ]
     )
 
-    refused = [None, None, QuotaError, ConflictError, NotFoundError, None]
+    refused = [None, None, QuotaError, RunTakenError, NotFoundError, None]
     assert [None if answer is None else type(answer) for answer in answers] == refused
     assert {call.key: call.answer for call in await store.calls_of("run-1")} == {"a": None, "b": None, "c": "paid for"}
     assert await store.calls_of("run-2") == []

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from actors import handles
-from actors.handles import StoreHandle
+from actors.packing import pack, unpack
+from actors.store_handle import StoreHandle
 from app.domain.books.entries import Answer, Command, Void
 from app.domain.errors import InternalError
 
@@ -23,8 +24,9 @@ class FakeActor:
         self.messages: list[list[str]] = []
         self.failures = 0
 
-    async def ask(self, method: str, commands: Sequence[Command], **_more: Any) -> list[Answer]:
-        assert method == "apply_books"
+    async def ask(self, method: str, *arguments: Any, **_more: Any) -> bytes:
+        assert (method, arguments[0]) == ("packed", "apply_books")
+        commands: Sequence[Command] = unpack(arguments[1])[0]
         names = [command.hold_id for command in commands if isinstance(command, Void)]
         self.messages.append(names)
         self.asked.set()
@@ -32,7 +34,7 @@ class FakeActor:
         if self.failures:
             self.failures -= 1
             raise InternalError("the disk is full")
-        return [Answer(outcome="missing", count=int(name)) for name in names]
+        return pack([Answer(outcome="missing", count=int(name)) for name in names])
 
 
 @pytest.fixture
