@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, select
 
 from actors.store import Store
-from app.domain.accounts import Orchestra
+from app.domain.accounts import OnUnknown, Orchestra
 from app.domain.books.budgets import BudgetSpec, Ledger, OwnerKind, Owners, Window
 from app.domain.books.money import nano_from_usd
 from app.domain.books.usage import Dimension, UsageQuery, UsageRow
@@ -308,6 +308,28 @@ async def test_a_call_lost_with_its_accounts_actor_pauses_the_run_as_well(desk: 
     assert ended.status is RunStatus.COMPLETED
     assert sum(call.task_id == "t2" and call.purpose == "task" for call in caller.calls) == 2
     assert sum(call.task_id == "t1" and call.purpose == "task" for call in caller.calls) == 1
+    assert await desk.store.verify_books() == []
+
+
+@pytest.mark.parametrize(
+    ("of_all", "of_route", "status", "bought"),
+    [("retry", "hold", RunStatus.NEEDS_ANSWERS, 1), ("hold", "retry", RunStatus.COMPLETED, 2)],
+)
+async def test_a_route_decides_for_its_tasks_against_the_rule_for_all(
+    desk: Desk, of_all: OnUnknown, of_route: OnUnknown, status: RunStatus, bought: int
+) -> None:
+    """Work that may be done twice, and work that must not, stand in one configuration."""
+    routes = tuple(
+        replace(route, on_unknown=of_route) if route.task_type == PLAN.task("t2").task_type else route
+        for route in PRICED.routes
+    )
+    mixed = replace(PRICED, coordinator=replace(PRICED.coordinator, on_unknown=of_all), routes=routes)
+    caller = ActorLost()
+
+    ended = await desk.conductor(await desk.accept(), caller, mixed).conduct()
+
+    assert ended.status is status
+    assert sum(call.task_id == "t2" and call.purpose == "task" for call in caller.calls) == bought
     assert await desk.store.verify_books() == []
 
 
