@@ -8,7 +8,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +23,7 @@ from tests.acceptance.conftest import ServeIt, Server
 from tests.fakes.simulated import Simulator, running_simulator
 
 FREE = "model-free"
+FREE_KEY = "sk-free"
 """Its account has no limit but concurrency."""
 TIGHT = "model-tight"
 TIGHT_KEY = "sk-tight"
@@ -39,6 +40,8 @@ CALLERS = ("anna", "binh", "chen")
 LIMITED = "dana"
 """A caller with a limit of its own."""
 LIMITED_CALLS = 4
+METERED = "emma"
+"""A caller with as many requests a minute as the account of ``TIGHT``."""
 LONG_WORDS = 120
 TOKENS_PER_S = 30
 """A stream of so many words takes about 7 s."""
@@ -96,6 +99,7 @@ def configuration(url: str) -> dict[str, Any]:
             "keys": [
                 *({"name": name, "key": f"key-of-{name}"} for name in CALLERS),
                 {"name": LIMITED, "key": f"key-of-{LIMITED}", "limits": {"concurrency": LIMITED_CALLS}},
+                {"name": METERED, "key": f"key-of-{METERED}", "limits": {"rpm": RPM, "burst_s": BURST_S}},
             ]
         },
         "gateway": {"queue_timeout_s": QUEUE_S, "retry_ratio": RETRY_RATIO},
@@ -275,14 +279,14 @@ class Hammer:
     A request that fails with its server is asked again, as clients do; the answers' statuses are counted.
     """
 
-    def __init__(self, url: str, model: str, *, clients: int) -> None:
+    def __init__(self, url: str, model: str, *, clients: int, callers: Sequence[str] = CALLERS) -> None:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self.statuses: dict[int, int] = {}
         self.retry_after: list[str | None] = []
         """Of every 429."""
         self._threads = [
-            threading.Thread(target=self._ask, args=(url, model, CALLERS[number % len(CALLERS)]), daemon=True)
+            threading.Thread(target=self._ask, args=(url, model, callers[number % len(callers)]), daemon=True)
             for number in range(clients)
         ]
 

@@ -20,9 +20,11 @@ from tests.acceptance.conftest import ServeIt, gone_within
 from tests.acceptance.gateway_life import (
     BURST_S,
     FREE,
+    FREE_KEY,
     GREETING,
     LIMITED,
     LIMITED_CALLS,
+    METERED,
     RETRY_RATIO,
     STORM,
     STORMY,
@@ -50,6 +52,7 @@ STREAMS = 6
 CLIENTS = 24
 """Of the hammer: more than the limit can serve at once, few enough that nobody waits for longer than the queue lets."""
 STEADY_S = 25.0
+AFTER_KILL_S = 12.0
 MINUTE_S = 60.0
 STORM_S = 60.0
 RETRIES_FLOOR = 10
@@ -88,6 +91,22 @@ def test_limit_is_used_and_never_exceeded_by_two_replicas(cluster: Cluster) -> N
 
     assert set(hammer.statuses) == {200}
     assert all(row["rejected"] is None for row in rows)
+    assert_never_more(rows)
+    assert share >= 0.97
+
+
+def test_limit_of_a_key_is_used_and_never_exceeded_by_two_replicas(cluster: Cluster) -> None:
+    """What the account would serve and the key may not have is refused at once; SIGKILL of who counts adds nothing."""
+    with Hammer(cluster.url, FREE, clients=CLIENTS // 2, callers=[METERED]) as hammer:
+        cluster.wait_for_arrivals(FREE_KEY, BURST_S + STEADY_S)
+        psutil.Process(cluster.tell(pid_of=CALLERS_HOST)["pid"]).kill()
+        cluster.wait_for_arrivals(FREE_KEY, BURST_S + STEADY_S + AFTER_KILL_S)
+    rows = rows_of(cluster.provider, FREE_KEY)
+    share = used(rows, since_s=arrivals_s(rows)[0] + BURST_S, seconds=STEADY_S)
+    print(f"{share:.1%} of the key's limit was used; {hammer.statuses}")
+
+    assert set(hammer.statuses) <= {200, 429, 503}
+    assert hammer.statuses[429] > 0
     assert_never_more(rows)
     assert share >= 0.97
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import pytest
 
 from tests.acceptance.conftest import ServeIt, Server, free_port, gone_within, run_tutti
@@ -76,6 +81,31 @@ def test_server_says_that_it_is_ready_and_where(server: Server, url: str) -> Non
     assert HTTP.get(f"{url}/readyz").json()["status"] == "ready"
     assert HTTP.get(f"{url}/docs").status_code == 200
     assert {"/process_project", "/v1/projects", "/v1/projects/{run_id}/events", "/healthz", "/readyz"} <= set(paths)
+
+
+def test_server_without_keys_is_reached_from_this_machine_alone(server: Server, url: str) -> None:
+    """HAProxy, the replicas' own ports and the proxy beside them are on loopback; no other port answers as they do."""
+    processes = [psutil.Process(server.process.pid), *server.descendants()]
+    listening = [
+        (ip_address(link.laddr.ip).is_loopback, link.laddr.port)
+        for process in processes
+        for link in process.net_connections("tcp")
+        if link.status == psutil.CONN_LISTEN
+    ]
+
+    def is_door(port: int) -> bool:
+        try:
+            return bool(httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=5).json()["status"] == "ok")
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        answering = list(pool.map(is_door, [port for _is_loopback, port in listening]))
+    doors = set(itertools.compress(listening, answering))
+
+    assert (True, urlsplit(url).port) in doors
+    assert len(doors) >= 2, "the replica's own port was not found"
+    assert {port for is_loopback, port in doors if not is_loopback} == set()
 
 
 @pytest.mark.parametrize("story", [ENGLISH, VIETNAMESE, CHINESE], ids=["en", "vi", "zh"])
