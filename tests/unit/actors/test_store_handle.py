@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors import handles
+from actors import store_handle
 from actors.packing import pack, unpack
 from actors.store_handle import StoreHandle
 from app.domain.books.entries import Answer, Command, Void
@@ -87,7 +87,7 @@ async def test_a_message_is_bounded_but_a_call_is_never_split(
     store: StoreHandle, actor: FakeActor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A call is one transaction, however large."""
-    monkeypatch.setattr(handles, "BOOKS_COMMANDS_AT_ONCE", 3)
+    monkeypatch.setattr(store_handle, "BOOKS_COMMANDS_AT_ONCE", 3)
     first = asyncio.create_task(say(store, 1))
     await actor.asked.wait()
     rest = [asyncio.create_task(say(store, *numbers)) for numbers in ((2, 3), (4, 5), (6, 7, 8, 9), (10,))]
