@@ -153,7 +153,10 @@ def read_deadline_s(headers: Mapping[bytes, bytes], default_s: float) -> float:
 def may_cache(headers: Mapping[bytes, bytes]) -> bool:
     """Tell whether the client allows a kept answer (RFC 9111: ``no-store``, ``no-cache``)."""
     control = headers.get(b"cache-control")
-    return control is None or not (b"no-store" in control or b"no-cache" in control)
+    if control is None:
+        return True
+    directives = control.lower()  # their case means nothing
+    return b"no-store" not in directives and b"no-cache" not in directives
 
 
 def read_idempotency_key(headers: Mapping[bytes, bytes]) -> str | None:

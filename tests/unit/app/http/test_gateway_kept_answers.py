@@ -51,7 +51,7 @@ async def ask(scene: Scene, caller: str, control: str | None = None, **more: Any
     return kept, b"".join(message.get("body", b"") for message in got)
 
 
-@pytest.mark.parametrize("control", ["no-store", "no-cache, max-age=0"])
+@pytest.mark.parametrize("control", ["no-store", "no-cache, max-age=0", "No-Store"])
 def test_client_that_wants_no_kept_answer_gets_none_and_leaves_none(control: str) -> None:
     """Neither is its request answered from what is kept, nor is its answer kept."""
 
