@@ -10,7 +10,7 @@ from app.domain.chat import Json
 
 SHOWN = ("version", "models", "routes", "coordinator", "aliases", "tenant", "prices", "budgets", "notes")
 """Of the configuration; of accounts see ``ACCOUNT_SHOWN``. What is not named here is left out."""
-ACCOUNT_SHOWN = ("name", "provider", "models", "limits", "quota_group", "timeout_s")
+ACCOUNT_SHOWN = ("name", "provider", "models", "limits", "quota_group", "timeout_s", "endpoint", "lookup_lag_s")
 
 
 def without_secrets(orchestra: Orchestra) -> dict[str, Json]:

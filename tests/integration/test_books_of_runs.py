@@ -391,7 +391,8 @@ async def test_an_export_has_the_whole_run_and_nothing_else(desk: Desk) -> None:
     assert costs == len(caller.calls) * CALL_NANO
     assert [event["seq"] for event in lines["events.jsonl"]] == list(range(1, len(lines["events.jsonl"]) + 1))
     assert orjson.loads(files["run.json"])["status"] == "completed"
-    assert orjson.loads(files["configuration.json"])["accounts"][0]["host"] == "proxy.example"
+    (shown,) = orjson.loads(files["configuration.json"])["accounts"]
+    assert (shown["host"], shown["endpoint"]) == ("proxy.example", "opaque")
     assert not any(secret.encode() in data or b"run-2" in data for data in files.values())
 
 

@@ -17,6 +17,7 @@ from app.domain.chat import ChatRequest, ChatResult, Message, Role, Usage
 from app.domain.errors import (
     CallLostError,
     CapacityError,
+    ConflictError,
     GatewayError,
     InternalError,
     QuotaError,
@@ -73,11 +74,11 @@ class Records:
         self.states: list[tuple[str, CallState]] = []
         self.rows: list[CallRecord] = []
         self.commands: list[Command] = []
-        self.refuse = False
+        self.refusal: GatewayError | None = None
 
     async def record_calls(self, calls: Sequence[CallRecord], commands: Sequence[Command]) -> None:
-        if self.refuse:
-            raise QuotaError("no room", limit="b", retry_after_s=None)
+        if self.refusal is not None:
+            raise self.refusal
         self.commands.extend(commands)
         self.rows.extend(calls)
         self.states.extend((call.key, call.state) for call in calls)
@@ -281,13 +282,22 @@ async def test_a_call_and_its_hold_go_to_the_journal_before_anything_leaves() ->
     assert records.rows[-1].cost_usd == "0.5", "the row says what its entry says"
 
 
-async def test_a_budget_without_room_stops_the_call_before_it_is_sent() -> None:
-    """Nothing is recorded, nothing is sent, and the caller hears whose budget it is."""
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        QuotaError("no room", limit="b", retry_after_s=None),
+        InternalError("cannot write to 'journal.sqlite': its disk is full"),
+        ConflictError("the run has another conductor"),
+    ],
+    ids=["budget", "storage", "fenced"],
+)
+async def test_what_cannot_be_recorded_is_not_sent(refusal: GatewayError) -> None:
+    """No room in a budget or on the disk, no run of ours any more: nothing is bought, and the caller hears why."""
     inner, records = Inner(USED), Records()
-    records.refuse = True
+    records.refusal = refusal
     caller = a_caller(inner, records=records)
 
-    with pytest.raises(QuotaError):
+    with pytest.raises(type(refusal)):
         await caller.call(a_call())
 
     assert (inner.calls, records.rows, caller.cost_usd()) == ([], [], "0")

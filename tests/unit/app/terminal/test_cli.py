@@ -424,7 +424,10 @@ def test_version_is_the_packages() -> None:
     "command",
     [
         *(["run"], ["plan"], ["serve"], ["init"], ["check"], ["reload"], ["accounts"], ["simulate"]),
-        *(["projects", name] for name in ("list", "show", "watch", "answer", "cancel")),
+        *(["projects", name] for name in ("list", "show", "watch", "answer", "cancel", "retry", "resume", "fork")),
+        *(["usage"], ["budgets"], ["projects", "export"]),
+        *(["books", name] for name in ("verify", "reconcile", "unknown", "settle")),
+        *(["db", name] for name in ("status", "migrate", "backup", "restore")),
     ],
 )
 def test_help_teaches_by_example(command: list[str]) -> None:
