@@ -15,15 +15,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
 import yaml
 
+from app.simulator.config import FaultKind
 from tests.acceptance.conftest import ServeIt, Server
 from tests.fakes import fault_cells
-from tests.fakes.fault_cells import CELLS, FINE, OUTPUT_TOKENS, PROMPT, WHOLE, Cell
+from tests.fakes.fault_cells import CELLS, FAULTS, FINE, OUTPUT_TOKENS, PROMPT, WHOLE, Cell
 from tests.fakes.simulated import Simulator, running_simulator
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -230,6 +231,11 @@ def test_faults_are_answered_billed_and_remembered_as_recorded(ran: Ran, tmp_pat
 
     assert not different, f"if this is meant: cp {shown} {RECORD}; make docs"
     assert set(recorded) == set(ran.seen)
+
+
+def test_every_fault_of_the_simulator_has_its_row() -> None:
+    """A new way to fail is shown as well."""
+    assert {fault.kind for fault in FAULTS if fault.kind} == set(get_args(FaultKind))
 
 
 def test_faults_leave_no_reservation(ran: Ran) -> None:

@@ -85,6 +85,8 @@ FAULTS = (
     Fault(name="first byte late", kind="slow_first", more={"seconds": 1}),
     Fault(name="drips", kind="slow_drip", more={"seconds": 0.1}),
     Fault(name="thinks aloud (`<think>`)", kind="think_tags"),
+    Fault(name="401 in other words", kind="http_401"),
+    Fault(name="talks around its answer", kind="prose_json"),
 )
 
 
