@@ -75,8 +75,9 @@ _PARTS = (
         "shapes of the reference and of Kibana's sources, in a fake",
         "-",
         "Kibana itself not here; every panel and rule is asked of the real Elasticsearch as its query, and its numbers "
-        "equal those computed from the events' values. Equations of rules, which Elasticsearch works out by a script, "
-        "are worked out by the test. To repeat it: deploy/compose.elastic.yaml, `tutti kibana install`",
+        "equal those computed from the events' values, of events made up for it and of those of a real server. "
+        "Equations of rules, which Elasticsearch works out by a script, are worked out by the test. "
+        "To repeat it: deploy/compose.elastic.yaml, `tutti kibana install`",
     ),
 )
 
