@@ -25,6 +25,7 @@ from app.domain.load import LoadRow
 from app.domain.telemetry import TelemetrySpec
 from app.domain.trace_context import TraceContext
 from app.domain.views import AccountView, LiveCheck, ReloadReport
+from app.services.events.log_lines import UNTOLD
 
 if TYPE_CHECKING:
     from app.domain.accounts import AccountSpec, ModelInfo, Orchestra
@@ -84,7 +85,9 @@ def translate(error: BaseException, *, of: str) -> GatewayError:
         return CancelledError(f"the call of {of} was cancelled")
     if isinstance(error, GetTimeoutError):
         return DeadlineError(f"{of} did not answer in time")
-    _log.error("unforeseen failure in %s: %s", of, error)
+    _log.error("unforeseen failure in %s (%s)", of, type(cause).__name__)
+    # Its words may quote what it was given: they stay in this process's log.
+    _log.error("%s", error, extra=UNTOLD)
     return InternalError(f"{of} failed ({type(cause).__name__})", remedy="see the logs of the Ray session")
 
 
