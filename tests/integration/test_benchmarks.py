@@ -60,6 +60,15 @@ def test_gateway_answers_every_request_of_the_cost_benchmark() -> None:
 
 
 @pytest.mark.timeout(420)
+def test_replica_does_not_grow_with_the_requests_it_has_served() -> None:
+    """10 000 requests catch what is kept of each; the benchmark's own exit says whether a process grew."""
+    found = play("gateway_memory")
+
+    assert (found["requests"], found["failed"]) == (10_000, 0)
+    assert set(found["private_slope_mib_per_100000"]) == {"ServeReplica", "AccountActor"}
+
+
+@pytest.mark.timeout(420)
 def test_every_run_goes_on_after_a_kill_of_the_coordinator_and_of_the_store() -> None:
     """10 runs of 10 tasks survive both with all tasks done; only what was under way at the first is bought again."""
     found = play("runs_survive", "--only", "Coordinator", "Store")
