@@ -29,6 +29,9 @@ from benchmarks.stage import ROOT
 STREAMS = 100
 TRAIL_S = 0.3
 """Of the window after the last answer: reports and logs that come late belong to the requests."""
+PERIOD_S = 10.0
+"""Ray's processes gather their metrics once in so long, for half a CPU second: a window of another length holds more or
+less of that than its share, which was a tenth of the figure."""
 SETTLE_S = 15.0
 CALM, CALM_SHARE = 3, 0.1
 """Idle is watched once so many half seconds in a row differ by less than that share, or ``SETTLE_S`` later."""
@@ -48,10 +51,10 @@ class Durations:
 
     first_s: float = 4.0
     """Of load that nobody looks at: pools fill, code is compiled."""
-    idle_s: float = 3.0
+    idle_s: float = PERIOD_S
     warm_s: float = 1.0
     one_s: float = 5.0
-    many_s: float = 4.0
+    many_s: float = PERIOD_S - TRAIL_S
     rounds: int = 2
     connections: tuple[int, ...] = (1, 32, 128)
 
