@@ -64,6 +64,13 @@ _PARTS = (
         "yes, in every run of `make test` (the vendor's own server, with fewer modules)",
     ),
     (
+        "the tests' Elasticsearch by Docker, for machines without Java or Maven",
+        "-",
+        "once, by hand: a command that stands in for `docker` and runs that server by Java",
+        "Docker not here, so the vendor's image was never run. `make test` on a machine with Docker and without Java "
+        "does it; the image is the full distribution, with lifecycle management",
+    ),
+    (
         "Elasticsearch: lifecycle management, roles, API keys",
         "shapes of the reference, in a fake",
         "-",

@@ -35,7 +35,7 @@ async def installed(server: AdminRequests, prefix: str, *, dry_run: bool = False
 async def test_the_real_server_and_the_fake_agree(elasticsearch: ElasticsearchServer, prefix: str) -> None:
     """Dry, for the first time, again, and after somebody changed a setting: the same steps from both."""
     client = AdminClient(ElasticsearchSpec(url=elasticsearch.url))
-    fake = FakeElastic(lifecycle=False, security=False)
+    fake = FakeElastic(lifecycle=elasticsearch.full, security=False)
     said = []
     try:
         for server in (client, fake):
