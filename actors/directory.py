@@ -22,11 +22,12 @@ from app import settings
 from app.domain.accounts import AccountSpec, ModelInfo, Orchestra
 from app.domain.books.budgets import BudgetSpec
 from app.domain.books.prices import PriceRow
-from app.domain.errors import ConfigurationError, GatewayError, InternalError
+from app.domain.errors import GatewayError, InternalError
 from app.domain.events.spec import EventsSpec
 from app.domain.hosting import CALLERS_HOST, Snapshot, assign_hosts
 from app.domain.load import LoadRow
 from app.domain.ports import Tells
+from app.domain.reconfiguring import check_change
 from app.domain.telemetry import TelemetrySpec
 from app.domain.views import AccountView, LiveCheck, ReloadReport
 from app.services.events.account_watch import AccountWatch
@@ -167,16 +168,7 @@ class Directory:
             raise InternalError("the directory has no configuration yet", remedy="start Tutti: `tutti serve`")
         if orchestra.fingerprint == before.fingerprint:
             return ReloadReport(version=before.version, source=orchestra.source, notes=("nothing changed",))
-        if orchestra.data_dir != before.data_dir:
-            raise ConfigurationError(
-                f"data_dir cannot change while Tutti runs (now {before.data_dir!r})",
-                param="data_dir",
-                remedy="restart Tutti to move the data directory",
-            )
-        if orchestra.store_url != before.store_url:
-            raise ConfigurationError(
-                "store.url cannot change while Tutti runs", param="store.url", remedy="restart Tutti to move its store"
-            )
+        check_change(before, orchestra)
         self._orchestra = replace(orchestra, version=before.version + 1)
         report = _compare(before, self._orchestra)
         self._tell_configuration(self._orchestra, "reload", (*report.added, *report.changed, *report.removed))

@@ -330,6 +330,24 @@ async def test_a_moved_data_directory_is_refused(directory: Directory) -> None:
         await directory.apply(orchestra("a", "b", data_dir="/elsewhere"))
 
 
+async def test_a_configuration_that_lost_its_keys_is_refused(directory: Directory) -> None:
+    """The door may listen on a network since the start; a section that went missing must not open it."""
+
+    def with_keys(*names: str) -> Orchestra:
+        keys = [{"name": name, "key": f"key-of-{name}"} for name in names]
+        return settings.load_mapping({**configuration("a"), "auth": {"keys": keys}}, source="test", environ={})
+
+    await started(directory, with_keys("one", "two"))
+    await directory.apply(with_keys("two"))
+    with pytest.raises(ConfigurationError, match=r"auth\.keys cannot be emptied") as refused:
+        await directory.apply(orchestra("a"))
+
+    kept = (await directory.watch(-1, 0.0)).orchestra
+    assert kept is not None
+    assert [spec.caller.name for spec in kept.callers] == ["two"]
+    assert refused.value.param == "auth.keys"
+
+
 async def test_the_store_cannot_move_while_tutti_runs(directory: Directory) -> None:
     """Runs under way live in one database; user_config that names none keeps the one there is."""
     url = "postgresql://tutti:p$w@db/tutti"
