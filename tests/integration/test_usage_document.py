@@ -22,7 +22,16 @@ from actors.store import Store
 from app.http.app import build_app
 from tests.fakes.desk import FakeDesk
 
-PATHS = ("/api/v1/usage/stats", "/api/v1/usage/costs", "/api/v1/budgets")
+OPERATIONS = (
+    ("GET", "/api/v1/usage/stats"),
+    ("GET", "/api/v1/usage/costs"),
+    ("GET", "/api/v1/budgets"),
+    ("GET", "/api/v1/books/unknown"),
+    ("POST", "/api/v1/books/settle"),
+)
+"""All but ``/api/v1/usage/live``, which does not end."""
+NEVER_200 = {"/api/v1/books/settle"}
+"""Nobody guesses the id of a hold."""
 EXAMPLES = 60
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
@@ -58,13 +67,13 @@ def schema(tmp_path: Path) -> Iterator[Any]:
         loop.close()
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_openapi_document_of_the_books_holds(schema: Any, path: str) -> None:
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_openapi_document_of_the_books_holds(schema: Any, method: str, path: str) -> None:
     """No 5xx, no status, type or shape that it does not name, whatever a client writes into the query."""
     statuses: set[int] = set()
 
     @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(case=schema[path]["GET"].as_strategy())
+    @given(case=schema[path][method].as_strategy())
     def play(case: Any) -> None:
         response = case.call()
         statuses.add(response.status_code)
@@ -72,4 +81,4 @@ def test_openapi_document_of_the_books_holds(schema: Any, path: str) -> None:
 
     play()
 
-    assert 200 in statuses
+    assert 200 in statuses or path in NEVER_200
