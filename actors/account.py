@@ -22,10 +22,6 @@ from typing import Any, Protocol
 import orjson
 
 from actors import telemetry, tracing
-from actors.garbage import collect_rarely
-from actors.own_events import OwnEvents
-from actors.packing import Packed
-from actors.store_handle import StoreHandle
 from app.domain.account_state import AccountBook, Ending
 from app.domain.accounts import AccountSpec, EndpointClass, ModelInfo
 from app.domain.calls import Admission, CallOrder, CallOutcome, CallPlace, Collected
@@ -38,7 +34,6 @@ from app.domain.errors import (
     UpstreamError,
     UpstreamKind,
 )
-from app.domain.hosting import CALLERS_HOST
 from app.domain.leases import Bundle, Exchange, Exchanged
 from app.domain.limiter_state import LimiterState, SavedLimiter
 from app.domain.load import LoadRow
@@ -459,26 +454,6 @@ class AccountHost:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
-
-
-class AccountActor(Packed, AccountHost):
-    """An account host with its Ray clients; built inside the actor because clients do not travel."""
-
-    def __init__(self, host: str, namespace: str) -> None:
-        # Here, not above: the directory names this class without needing the providers' libraries.
-        from app.providers.registry import create
-
-        super().__init__(host, StoreHandle(namespace), create if host != CALLERS_HOST else None)
-        collect_rarely()
-        self._own_events = OwnEvents(host, namespace)
-
-    def __repr__(self) -> str:
-        return f"tutti {self._host}"  # as Ray's dashboard and logs show it
-
-    async def drain(self, timeout_s: float) -> None:
-        """See ``AccountHost.drain``."""
-        await super().drain(timeout_s)
-        await self._own_events.aclose()
 
 
 async def _sleep_until(start_ns: int) -> None:

@@ -40,7 +40,7 @@ DIRECTORY_CLASS = "actors.bootstrap:DirectoryActor"
 COORDINATOR_CLASS = "actors.coordinator:Coordinator"
 EVENTS_CLASS = "actors.event_log:EventLogActor"
 LOG_SHIPPER_CLASS = "actors.log_shipper:LogShipperActor"
-ACCOUNT_CLASS = "actors.account:AccountActor"
+ACCOUNT_CLASS = "actors.account_actor:AccountActor"
 
 CALLS_AT_ONCE = 1_000
 """Concurrent calls per actor: long polls of every way in, far below what one event loop bears."""

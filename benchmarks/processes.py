@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 import psutil
 
 _ACTOR = re.compile(r"ray::(\w+)")
+_PLAIN = {"StoreActor": "Store", "EventLogActor": "EventLog"}
+"""Actors that figures name by their plain class."""
 _KINDS = {
     "gcs_server": "gcs",
     "raylet": "raylet",
@@ -43,7 +45,7 @@ def kind(process: psutil.Process) -> str:
     line = " ".join(process.cmdline())
     actor = _ACTOR.search(line)
     if actor:
-        return actor[1]
+        return _PLAIN.get(actor[1], actor[1])
     return next((name for part, name in _KINDS.items() if part in line), "other")
 
 
