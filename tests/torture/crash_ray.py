@@ -237,7 +237,7 @@ def _ask_as_client(case: _Case) -> str:
             time.sleep(ASK_PAUSE_S)
     # The books hear of the end within half a second of the answer.
     case.wait_for_death(pid)
-    case.stage.pid_of(case.stage.replica(), but=pid)
+    case.stage.replica(but=pid)
     return "completed" if status == httpx.codes.OK else f"HTTP {status}"
 
 

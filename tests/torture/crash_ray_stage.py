@@ -170,12 +170,12 @@ class RayStage:
         for name in self.pids():
             self.tell(disarm=name)
 
-    def replica(self) -> str:
-        """Return the name of the one replica, once it lives."""
+    def replica(self, *, but: int = 0) -> str:
+        """Return the name of the one replica, once it lives in another process than ``but``: each has its own name."""
         found: list[str] = []
 
         def one() -> bool:
-            found[:] = [name for name in self.pids() if name.startswith(REPLICA)]
+            found[:] = [name for name, pid in self.pids().items() if name.startswith(REPLICA) and pid != but]
             return len(found) == 1
 
         until(one, what="no replica lives, or several do")
