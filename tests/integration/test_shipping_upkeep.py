@@ -53,26 +53,29 @@ async def test_a_server_without_lifecycle_management_is_known_for_it(http: Elast
     assert not await has_lifecycle(http, prefix)
 
 
+@pytest.mark.parametrize("installed", [True, False])
 async def test_a_persons_events_are_deleted_from_every_day(
-    elasticsearch: ElasticsearchServer, http: ElasticsearchHttp, prefix: str
+    elasticsearch: ElasticsearchServer, http: ElasticsearchHttp, prefix: str, installed: bool
 ) -> None:
-    """More than one page of them, over two days, just stored; others' stay."""
-    elasticsearch.ask(
-        "PUT", f"/_index_template/{prefix}", {"index_patterns": [f"{prefix}-*"], "template": {"mappings": USER}}
-    )
+    """More than one page of them, over three days, just stored; others' stay, also where nobody installed templates."""
+    if installed:
+        elasticsearch.ask(
+            "PUT", f"/_index_template/{prefix}", {"index_patterns": [f"{prefix}-*"], "template": {"mappings": USER}}
+        )
     lines: list[dict[str, object]] = []
     for number in range(5_000):
-        user = "ada" if number % 2 else "eve"
+        user = "ada-1" if number % 2 else "ada-2"
         lines.append({"create": {"_index": f"{prefix}-2026.11.2{number % 3}", "_id": str(number)}})
         lines.append({"user.id": user})
     stored = await http.ask("POST", "/_bulk", b"".join(orjson.dumps(line) + b"\n" for line in lines))
     assert stored.document()["errors"] is False
-    deleted = await forget_user(http, prefix, "ada")
+    nobody = await forget_user(http, prefix, "ada")
+    deleted = await forget_user(http, prefix, "ada-1")
 
-    assert deleted == 2_500
-    assert {source["user.id"] for source in elasticsearch.sources(f"{prefix}-*")} == {"eve"}
+    assert (nobody, deleted) == (0, 2_500)
+    assert {source["user.id"] for source in elasticsearch.sources(f"{prefix}-*")} == {"ada-2"}
     assert len(elasticsearch.ids(f"{prefix}-*")) == 2_500
-    assert await forget_user(http, prefix, "ada") == 0
+    assert await forget_user(http, prefix, "ada-1") == 0
 
 
 async def test_a_server_that_is_away_is_told(prefix: str) -> None:
