@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import time
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
@@ -177,6 +178,35 @@ def test_questions_are_answered_by_the_command_line(server: Server, url: str) ->
     assert (without.returncode, answered.returncode, watched.returncode) == (3, 0, 0), answered.stderr
     assert QUESTION in without.stderr
     assert json.loads(watched.stdout)["status"] == "completed"
+
+
+def test_project_is_done_again_forked_and_exported_by_the_command_line(
+    server: Server, url: str, simulator: Simulator
+) -> None:
+    """Only the task that is named is bought again, in its run and in a run of its own; the zip has all and no key."""
+    document = post(f"{url}/process_project", {"request_text": ENGLISH.request}).json()
+    run_id, tasks = document["run_id"], document["tasks"]
+    needed = {name for task in tasks for name in task["depends_on"]}
+    last = next(task["id"] for task in tasks if task["id"] not in needed)
+    bought = simulator.asked("worker")
+    retried = server.tutti("projects", "retry", run_id, last)
+    again = server.tutti("projects", "watch", run_id, "--json")
+    forked = server.tutti("projects", "fork", run_id, "--from", last, "--input", "Be brief.", "--json")
+    fork_id = json.loads(forked.stdout)["run_id"]
+    watched = server.tutti("projects", "watch", fork_id, "--json")
+    refused = server.tutti("projects", "resume", run_id, "--buy-again")
+    saved = server.tutti("projects", "export", fork_id, str(server.home / "run.zip"))
+    with zipfile.ZipFile(server.home / "run.zip") as packed:
+        files = {name.rpartition("/")[2]: packed.read(name) for name in packed.namelist()}
+
+    assert [done.returncode for done in (retried, again, forked, watched, saved)] == [0] * 5, forked.stderr
+    assert [json.loads(done.stdout)["status"] for done in (again, watched)] == ["completed"] * 2
+    assert simulator.asked("worker") == bought + 2
+    assert simulator.asked("planner") == 1
+    assert (refused.returncode, "no decision about a lost call" in refused.stderr) == (2, True)
+    assert json.loads(files["run.json"])["forked_from"] == run_id
+    assert files["calls.jsonl"].count(b"\n") == files["entries.jsonl"].count(b"\n") > 0
+    assert not [name for name, data in files.items() if b"sk-" in data]
 
 
 def test_defaults_are_assumed_when_asked_to(url: str) -> None:
