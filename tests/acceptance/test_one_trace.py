@@ -19,6 +19,8 @@ from tests.fixtures.elasticsearch_server import ElasticsearchServer, running_ela
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 HTTP = httpx.Client(timeout=60)
 PREFIX = "one-trace"
+SPANS_OF_A_CALL = {"POST /v1/chat/completions", "admission", "route", "lease", "chat hand", "settle"}
+SPANS_OF_A_RUN = {"POST /v1/projects", "run", "plan", "task", "lease", "chat hand", "judge", "merge", "settle"}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def test_call_of_the_gateway_is_one_trace_everywhere(
     body = {"model": "hand", "messages": [{"role": "user", "content": "hello"}]}
     headers = {"traceparent": f"00-{trace}-{'b7' * 8}-01"}
     answer = HTTP.post(f"{server.url}/v1/chat/completions", json=body, headers=headers)
-    missing_spans = all_there(lambda: {each.name for each in receiver.of_trace(trace)}, {"lease", "chat hand"})
+    missing_spans = all_there(lambda: {each.name for each in receiver.of_trace(trace)}, SPANS_OF_A_CALL)
     missing_events = all_there(lambda: set(stored(elasticsearch, trace)), {"call.finished"})
     (call,) = [each for each in receiver.of_trace(trace) if each.name == "chat hand"]
 
@@ -86,6 +88,7 @@ def test_run_is_one_trace_everywhere(
     document = finished(server.url, run_id)
     wanted = {"run.accepted", "plan.ready", "call.finished", "task.judged", "task.finished", "run.finished"}
     missing = all_there(lambda: set(stored(elasticsearch, trace)), wanted)
+    missing_spans = all_there(lambda: {each.name for each in receiver.of_trace(trace)}, SPANS_OF_A_RUN)
 
     def called() -> set[str]:
         spans = receiver.of_trace(trace)
@@ -96,9 +99,26 @@ def test_run_is_one_trace_everywhere(
 
     assert document["status"] == "completed"
     assert HTTP.get(f"{server.url}/v1/projects/{run_id}").json()["trace_id"] == trace
-    assert missing == set()
+    assert (missing, missing_spans) == (set(), set())
     assert len(told) > 5
     assert all_there(called, told) == set()
     assert stored(elasticsearch, trace).count("call.finished") == len(told)
     assert "coordinator" in roles
     assert any(role.startswith("account-") for role in roles)
+
+
+def test_every_request_of_the_shipper_is_a_trace_of_its_own(server: Server, receiver: Receiver) -> None:
+    """Of both sources, with how much and what was answered; nothing that is shipped belongs under it."""
+
+    def shipped() -> set[str]:
+        return {str(each.attributes.get("tutti.events.source")) for each in receiver.spans if each.name == "ship"}
+
+    body = {"model": "hand", "messages": [{"role": "user", "content": "hello"}]}
+    assert HTTP.post(f"{server.url}/v1/chat/completions", json=body).status_code == 200
+    assert all_there(shipped, {"spool", "outbox"}) == set()
+    spans = [each for each in list(receiver.spans) if each.name == "ship"]
+    assert {each.role for each in spans} == {"log_shipper"}
+    assert {each.parent_id for each in spans} == {""}
+    assert len({each.trace_id for each in spans}) == len(spans)
+    assert all(each.attributes["http.response.status_code"] == 200 for each in spans)
+    assert all(int(str(each.attributes["tutti.events.count"])) > 0 for each in spans)
