@@ -54,6 +54,24 @@ def write_journal_v1(data_dir: Path) -> None:
     connection.close()
 
 
+def begin_in_v1(place: Place) -> None:
+    """Leave in ``place`` what the first version left; its rows in PostgreSQL, which it did not know."""
+    if place.url is None:
+        write_journal_v1(place.data_dir)
+        return
+    folder = place.data_dir / "v1"
+    folder.mkdir()
+    write_journal_v1(folder)
+    source, target = open_database(folder), open_database(place.data_dir, place.url)
+    with source.connect() as read, target.begin() as write:
+        for table in tables.metadata.sorted_tables:
+            rows = [dict(row) for row in read.execute(select(table)).mappings()]
+            if rows and table.name != "meta":
+                write.execute(insert(table), rows)
+    source.dispose()
+    target.dispose()
+
+
 def tables_of(engine: Engine) -> set[str]:
     """Return the tables there are, Alembic's own left out."""
     return set(inspect(engine).get_table_names()) - {migrating.VERSION_TABLE}
@@ -201,19 +219,19 @@ async def test_a_run_under_way_in_the_first_version_goes_on_under_this_one(tmp_p
 
 
 @pytest.mark.parametrize("revision", migrating.revisions()[1:-1])
-async def test_a_run_and_books_under_way_in_an_older_version_go_on(tmp_path: Path, revision: str) -> None:
+async def test_a_run_and_books_under_way_in_an_older_version_go_on(place: Place, revision: str) -> None:
     """What a version wrote that already kept books: holds that are open end, entries that are said again are known."""
-    write_journal_v1(tmp_path)
-    first = Store(str(tmp_path))
+    begin_in_v1(place)
+    first = Store(str(place.data_dir), place.url)
     await first.sync_books([TEAM], [PRICE])
     await first.apply_books([a_hold("h1"), a_settle("h1", an_entry("e1")), a_hold("h2"), a_hold("h3", 200)])
     await first.apply_books([Void(hold_id="h3", at_s=NOON), a_hold("lost", 100), Expire(at_s=NOON, holder="nobody")])
     await first.close()
-    engine = open_for_writing(Place(tmp_path))
-    assert bring_to(engine, Place(tmp_path), revision)[1] == revision
+    engine = open_for_writing(place)
+    assert bring_to(engine, place, revision)[1] == revision
     engine.dispose()
 
-    store = Store(str(tmp_path))
+    store = Store(str(place.data_dir), place.url)
     assert await store.verify_books() == []
     await go_on(store)
     said_again = await store.apply_books([a_hold("h2"), a_settle("h1", an_entry("e1"))])
