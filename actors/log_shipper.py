@@ -70,6 +70,11 @@ class LogShipper:
         )
         self._following = asyncio.create_task(following)
 
+    async def configure(self, watched: TelemetrySpec) -> list[ShippingState]:
+        """Report metrics and spans as configured from now on; return how shipping goes."""
+        telemetry.follow(watched, role=LOG_SHIPPER)
+        return await self.states()
+
     async def states(self) -> list[ShippingState]:
         """Return how it goes, source by source; empty where no receiver is configured."""
         return list(await asyncio.gather(*(shipper.state() for shipper in self._shippers)))
@@ -145,11 +150,6 @@ class LogShipperActor(LogShipper):
 
     def __repr__(self) -> str:
         return "tutti log shipper"  # as Ray's dashboard and logs show it
-
-    async def configure(self, watched: TelemetrySpec) -> list[ShippingState]:
-        """Report metrics and spans as configured from now on; return how shipping goes."""
-        telemetry.follow(watched, role=LOG_SHIPPER)
-        return await self.states()
 
     async def close(self) -> None:
         """See ``LogShipper.close``."""

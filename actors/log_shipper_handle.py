@@ -24,7 +24,7 @@ class LogShipperHandle:
         return cast("list[ShippingState]", await self._actor.ask("states", timeout_s=STATE_TIMEOUT_S))
 
     async def configure(self, watched: TelemetrySpec) -> list[ShippingState]:
-        """See ``LogShipperActor.configure``."""
+        """See ``LogShipper.configure``."""
         return cast("list[ShippingState]", await self._actor.ask("configure", watched, timeout_s=STATE_TIMEOUT_S))
 
     async def forget(self, user: str) -> int:

@@ -108,6 +108,7 @@ class HeardEvents:
     def __init__(self) -> None:
         self.life = "first life"
         self.heard = 0
+        self.watched: TelemetrySpec | None = None
         self.told: list[tuple[str, object]] = []
         """(type, actor) of events about actors."""
         self.refused: list[object] = []
@@ -121,6 +122,7 @@ class HeardEvents:
 
     async def configure(self, spec: EventsSpec, watched: TelemetrySpec) -> str:
         self.heard += 1
+        self.watched = watched
         return self.life
 
     async def aclose(self) -> None:
@@ -243,6 +245,18 @@ async def test_store_that_was_restarted_hears_again_where_alerts_go(
     assert [event_type for event_type, actor in events.told if actor == "store"] == [
         *("actor.started", "actor.ended", "actor.started")
     ]
+
+
+async def test_who_ships_hears_what_is_to_be_reported(world: World) -> None:
+    """It learns the configuration of metrics and spans from nobody else."""
+    events = HeardEvents()
+    directory = Directory(world, world, world, events)
+    quiet = {**configuration("a"), "telemetry": {"metrics": False}}
+    await started(directory, settings.load_mapping(quiet, source="test", environ={}))
+    await eventually(lambda: events.heard > 0)
+    await directory.drain(0.1)
+
+    assert events.watched == TelemetrySpec(metrics=False)
 
 
 async def test_lives_of_an_account_actor_are_told(world: World) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from actors import metrics
 from actors.log_shipper import LogShipper
 from app.domain.errors import ConflictError, InternalError
 from app.domain.events.spec import EventsSpec, FileSpec
+from app.domain.telemetry import TelemetrySpec
 from app.sinks.file import NAME
 from tests.fakes.event_source import FakeSource, spooled
 
@@ -71,6 +73,22 @@ async def test_every_source_is_shipped_and_counted(tmp_path: Path) -> None:
 
     await playing(Configured(into(tmp_path)), play)
     assert len((tmp_path / NAME).read_bytes().splitlines()) == 20
+
+
+async def test_metrics_are_reported_as_configured(tmp_path: Path) -> None:
+    """Not before it is said, and not where it is said that none are wanted; how shipping goes is told each time."""
+
+    async def play(shipper: LogShipper, both: dict[str, FakeSource]) -> None:
+        await until(lambda: not any(source.waiting for source in both.values()))
+        reporting = [metrics._Process.reporter is not None]
+        for wanted in (True, False):
+            states = await shipper.configure(TelemetrySpec(metrics=wanted))
+            reporting.append(metrics._Process.reporter is not None)
+
+            assert [state.source for state in states] == ["spool", "outbox"]
+        assert reporting == [False, True, False]
+
+    await playing(Configured(into(tmp_path)), play)
 
 
 async def test_another_receiver_is_followed_and_none_stops_it(tmp_path: Path) -> None:
