@@ -268,7 +268,7 @@ _SYSTEM = (
         "actor.started",
         EventClass.TELEMETRY,
         "An actor began its life.",
-        ("actor", "reason"),
+        ("actor",),
         about=("system", "process", "start"),
     ),
     _type(
@@ -306,7 +306,7 @@ _SYSTEM = (
         "log.line",
         EventClass.DEBUG,
         "A line of a process's log.",
-        ("message", "log_level", "logger", "error_type", "stack_trace", "actor", "request_id", "run_id"),
+        ("message", "log_level", "logger", "error_type", "stack_trace"),
         about=("log", "process", "info"),
     ),
 )

@@ -392,6 +392,6 @@ SEARCHES: tuple[Search, ...] = (
         title="Tutti: errors and warnings in logs",
         description="With the trace they belong to.",
         where=(told("log.line"), is_("log_level", "error", "warning", "critical")),
-        columns=("log_level", "logger", "message", "actor", "error_type", "trace_id"),
+        columns=("log_level", "logger", "message", "node", "error_type", "trace_id"),
     ),
 )
