@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.storage.place import FILE_NAME
 from tests.acceptance.conftest import ServeIt, Server
 from tests.fakes import gateway_pool
 from tests.fakes.gateway_pool import EMBEDDER, MODELS, PAIRS, SHARED
@@ -21,7 +24,7 @@ from tests.fakes.simulated import Simulator
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(200)]
 HTTP = httpx.Client(timeout=30)
 GREET = [{"role": "user", "content": "please greet"}]
-SHOP, POOR, KEEPER = "key-of-the-shop", "key-of-the-poor", "key-of-the-keeper"
+SHOP, POOR, FRESH, KEEPER = "key-of-the-shop", "key-of-the-poor", "key-never-used", "key-of-the-keeper"
 POOR_USD = Decimal("0.0008")
 NANO_PER_USD = 10**9
 TWICE = PAIRS["http_500"]
@@ -46,6 +49,7 @@ def server(serve_it: ServeIt, provider: Simulator) -> Server:
         "keys": [
             {"name": "shop", "key": SHOP, "team": "sales"},
             {"name": "poor", "key": POOR, "team": "sales"},
+            {"name": "fresh", "key": FRESH},
             {"name": "keeper", "key": KEEPER, "admin": True},
         ]
     }
@@ -232,3 +236,20 @@ def test_every_attempt_has_its_entry(url: str, provider: Simulator) -> None:
     assert nano(rows["cache_hit"]["savings_usd"]) == nano(rows["answered"]["cost_usd"])
     assert bills["billed_requests"] == 2
     assert nano(document["total"]["cost_usd"]) >= billed_nano(bills)
+
+
+def test_nothing_is_bought_while_the_books_cannot_be_written(url: str, server: Server, provider: Simulator) -> None:
+    """Another program locks the database: a clear refusal before anything is paid for, and no restart afterwards."""
+    body = {"model": SHARED, "messages": GREET, "max_tokens": 15}
+    with closing(sqlite3.connect(server.data_dir / FILE_NAME, timeout=30, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        refused = ask(url, "/v1/chat/completions", FRESH, **body)
+        bought = provider.stats()["total"]["requests"]
+        other.execute("ROLLBACK")
+    until_s = time.monotonic() + BOOKED_WITHIN_S
+    while (answer := ask(url, "/v1/chat/completions", FRESH, **body)).status_code != 200:
+        assert time.monotonic() < until_s, answer.text
+
+    assert (refused.status_code, bought) == (503, 0), refused.text
+    assert "another program keeps it locked" in refused.json()["error"]["message"]
+    assert server.tutti("books", "verify").returncode == 0
