@@ -17,6 +17,7 @@ from app.domain.books.budgets import Ledger
 from app.domain.books.entries import SoftAlert
 from app.domain.books.money import usd_from_nano
 from app.domain.chat import Json
+from app.services.events.log_lines import UNTOLD
 
 TIMEOUT_S = 10.0
 PAUSES_S = (1.0, 5.0, 25.0, 60.0)
@@ -42,7 +43,8 @@ class Alerts:
 
     def tell(self, alert: SoftAlert) -> None:
         """Say it now, and post it behind the caller's back."""
-        _log.warning("%s", alert_text(alert))
+        # Untold: `budget.alert` says it, and goes when its user is to be forgotten; lines of a log do not.
+        _log.warning("%s", alert_text(alert), extra=UNTOLD)
         if self.webhook is None:
             return
         if len(self._posts) >= POSTS_MAX:

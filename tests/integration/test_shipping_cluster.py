@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import subprocess
+import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -19,6 +23,7 @@ from actors.desk_handle import DeskHandle
 from actors.event_handles import OutboxHandle, SpoolHandle
 from actors.log_shipper_handle import LOG_SHIPPER, LogShipperHandle
 from app import settings
+from app.domain.books.budgets import Owners
 from app.domain.errors import GatewayError
 from app.domain.run import RunRequest
 from tests.fakes import pool
@@ -32,12 +37,26 @@ from tests.integration.conftest import ended
 pytestmark = pytest.mark.ray
 
 PREFIX = "cluster-events"
+ADA, EVE = "ada-of-the-tests", "eve-of-the-tests"
 SPOILED = (Fault.RESET_AFTER, Fault.BUSY, Fault.SHORT, Fault.SOME_BUSY, Fault.RESET_BEFORE)
 
 
 def told_before(data_dir: Path, at_ns: int) -> list[str]:
     """Return the ids of all events of this machine until then, as they are kept on it."""
     return sorted(event.event_id for event in kept_events(data_dir) if event.time_ns < at_ns)
+
+
+def naming(user: str, documents: Sequence[dict[str, Any]]) -> Counter[str]:
+    """Return how many of them name the user, in whatever field; by what they tell."""
+    return Counter(str(document["event.action"]) for document in documents if user in json.dumps(document))
+
+
+def forget(user: str, config: Path) -> dict[str, int]:
+    """Run the command as an operator does; return how many events it says it deleted, by place."""
+    command = [sys.executable, "-m", "app.cli", "events", "forget", "--user", user, "--config", str(config), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout)["deleted"])
 
 
 async def shipped(namespace: str) -> None:
@@ -62,10 +81,10 @@ async def word(desk: DeskHandle, holds: Callable[[str], bool]) -> str:
 
 
 @pytest.mark.timeout(500)
-async def test_events_of_a_run_reach_elasticsearch_once_though_requests_fail_and_the_shipper_is_killed(
+async def test_events_of_runs_reach_elasticsearch_once_whatever_fails_and_those_of_a_person_can_be_deleted(
     ray_cluster: None, elasticsearch: ElasticsearchServer, tmp_path: Path
 ) -> None:
-    """Readiness tells what is wrong while a key is refused, and that all is well afterwards."""
+    """Requests fail, the shipper is killed; readiness tells what is wrong, and that all is well afterwards."""
     path = tmp_path / "sim.yaml"
     path.write_text(yaml.safe_dump({"host": "127.0.0.1", "port": 0, **pool.FAST}), encoding="utf-8")
     namespace, data_dir = f"ships-{uuid.uuid4().hex[:8]}", tmp_path / "data"
@@ -73,32 +92,45 @@ async def test_events_of_a_run_reach_elasticsearch_once_though_requests_fail_and
         simulator.reset()  # it knows the story then
         proxy.chooser = lambda: Fault.LOCKED_OUT
         events = {"elasticsearch": {"url": proxy.url, "index_prefix": PREFIX}}
-        configuration = {**pool.three_accounts(simulator.url), "data_dir": str(data_dir), "events": events}
+        budget = {"for": f"user:{ADA}", "window": "total", "tokens": 10, "hard": False}
+        accounts = pool.three_accounts(simulator.url)
+        configuration = {**accounts, "budgets": [budget], "data_dir": str(data_dir), "events": events}
+        config = tmp_path / "tutti.yaml"
+        config.write_text(yaml.safe_dump(configuration), encoding="utf-8")
         desk = await bootstrap.ensure(settings.load_mapping(configuration, source="test"), namespace=namespace)
         try:
             refused = await word(desk, lambda said: "refuses our key" in said)
             proxy.chooser = lambda: None
             proxy.next.extend(SPOILED)
-            record = await desk.start(RunRequest(text=ENGLISH.request))
+            requests = [RunRequest(text=ENGLISH.request, buyers=Owners(user=user)) for user in (ADA, EVE)]
+            runs = [(await desk.start(request)).run_id for request in requests]
             ray.kill(ray.get_actor(LOG_SHIPPER, namespace), no_restart=False)
-            await ended(desk, record.run_id)
+            for run_id in runs:
+                await ended(desk, run_id)
             # Tellers hand events over once a second.
             await asyncio.sleep(2)
             at_ns = time.time_ns() - 1_000_000_000
             await shipped(namespace)
             told = told_before(data_dir, at_ns)
             well = await word(desk, lambda said: said == "ok")
+            stored = Counter(elasticsearch.ids(f"{PREFIX}-*"))
+            sources = elasticsearch.sources(f"{PREFIX}-*")
+            proxy.next.clear()
+            deleted = await asyncio.to_thread(forget, ADA, config)
+            left = elasticsearch.sources(f"{PREFIX}-*")
+            here = [json.loads(event.body) for event in kept_events(data_dir)]
         finally:
             await bootstrap.end(namespace=namespace, timeout_s=5.0)
-    stored = Counter(elasticsearch.ids(f"{PREFIX}-*"))
 
     assert refused.startswith("ok; ")
     assert well == "ok"
     assert len(told) > 20
     assert set(told) <= set(stored)
     assert set(stored.values()) == {1}
-    sources = elasticsearch.sources(f"{PREFIX}-*")
-    assert {"run.accepted", "run.finished", "call.finished", "configuration.changed"} <= {
-        source["event.action"] for source in sources
-    }
+    actions = {source["event.action"] for source in sources}
+    assert {"run.accepted", "run.finished", "call.finished", "budget.alert", "configuration.changed"} <= actions
     assert len(proxy.played) > 2
+    assert naming(ADA, sources).total() == deleted["elasticsearch"] > 5, naming(ADA, left)
+    assert (naming(ADA, left), naming(ADA, here)) == (Counter(), Counter())
+    assert naming(EVE, left) == naming(EVE, sources)
+    assert naming(EVE, left).total() > 5

@@ -142,6 +142,7 @@ def _of_correction(correction_id: str, corrected: str, entry: UsageEntry) -> dic
 def _of_alert(alert: SoftAlert) -> dict[str, object]:
     owner = alert.owner_kind.value
     return {
+        "user": alert.owner_name if alert.owner_kind is OwnerKind.USER else None,
         "budget_id": alert.budget_id,
         "budget_owner": owner if alert.owner_kind is OwnerKind.TENANT else f"{owner}:{alert.owner_name}",
         "budget_window": alert.window.value,

@@ -190,7 +190,7 @@ _BOOKS = (
         "budget.alert",
         EventClass.BUSINESS,
         "A budget reached the share from which people want to hear of it.",
-        ("budget_id", "budget_owner", "budget_window", "budget_unit", "budget_limit", "budget_spent"),
+        ("user", "budget_id", "budget_owner", "budget_window", "budget_unit", "budget_limit", "budget_spent"),
         about=("books", "api", "info"),
         kind="alert",
     ),

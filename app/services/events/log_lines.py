@@ -16,7 +16,8 @@ LOGGERS = ("app", "actors", "tutti")
 MESSAGE_CHARS_MAX = 2_000
 STACK_FRAMES_MAX = 20
 UNTOLD = {"untold": True}
-"""``extra`` of a line about events themselves that, told as one, could lead to the next such line, for ever."""
+"""``extra`` of a line that is not told: one about events themselves could lead to the next such line, for ever; one
+that names a person would stay when their events are deleted."""
 
 
 class LogLines(logging.Handler):

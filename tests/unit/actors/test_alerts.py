@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from actors.alerts import body_of
+import logging
+from dataclasses import replace
+
+import pytest
+
+from actors.alerts import Alerts, body_of
 from app.domain.books.budgets import Ledger, OwnerKind, Window
 from app.domain.books.entries import SoftAlert
+from app.services.events.log_lines import LogLines
 
 ALERT = SoftAlert(
     budget_id="team:research:month:UTC",
@@ -24,3 +30,25 @@ def test_webhook_is_told_amounts_in_the_units_people_use() -> None:
 
     assert body["text"] == "the month budget of team 'research' is near its end: $40.5 of $50"
     assert (body["spent"], body["limit"], body["owner_name"]) == ("40.5", "50", "research")
+
+
+def test_line_of_a_persons_budget_stays_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """As an event it would name them for ever; `budget.alert`, which goes with their events, says the same."""
+    told: list[str] = []
+
+    class Told:
+        def emit(self, event_type: str, /, **values: object) -> None:
+            told.append(f"{event_type} {values}")
+
+    lines = LogLines(Told())
+    logger = logging.getLogger("actors")
+    logger.addHandler(lines)
+    try:
+        Alerts().tell(replace(ALERT, owner_kind=OwnerKind.USER, owner_name="ada"))
+        logger.warning("another line")
+    finally:
+        logger.removeHandler(lines)
+
+    assert "'ada'" in caplog.text
+    assert len(told) == 1
+    assert "another line" in told[0]

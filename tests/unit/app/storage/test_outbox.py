@@ -128,7 +128,7 @@ def test_budget_near_its_end_and_silent_holders_are_told(engine: Engine) -> None
 
     (alert,) = told(engine, "budget.alert")
     assert (alert["tutti.budget.limit"], alert["tutti.budget.spent"]) == (1_000, 600)
-    assert alert["tutti.budget.owner"] == f"user:{ALICE.user}"
+    assert (alert["tutti.budget.owner"], alert["user.id"]) == (f"user:{ALICE.user}", ALICE.user)
     (unknown,) = told(engine, "ledger.unknown")
     assert unknown["tutti.ledger.holds"] == 1
 
