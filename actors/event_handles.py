@@ -58,10 +58,6 @@ class SourceHandle:
         """See ``ports.EventSource``."""
         return cast("Backlog", await self._ask("backlog"))
 
-    async def forget(self, user: str) -> int:
-        """Delete every event of that user; return how many that were."""
-        return cast("int", await self._ask("forget", user))
-
     async def _ask(self, method: str, *arguments: object) -> object:
         return await self._actor.ask(method, *arguments)
 

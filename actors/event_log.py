@@ -157,10 +157,6 @@ class EventLog:
         """See ``ports.EventSource``."""
         return await self._run(lambda spool: spool.drop(event_ids))
 
-    async def forget(self, user: str) -> int:
-        """Delete every event of that user; return how many that were."""
-        return await self._run(lambda spool: spool.forget(user))
-
     async def backlog(self) -> Backlog:
         """Return how much waits, and what an operator should know."""
         return replace(await self._run(lambda spool: spool.backlog()), note=self._trouble or self._full)

@@ -22,7 +22,7 @@ from actors.chores import keep_doing
 from actors.event_handles import OutboxHandle, SpoolHandle
 from actors.log_shipper_handle import LOG_SHIPPER
 from actors.own_events import OwnEvents
-from app.domain.errors import ConflictError, GatewayError
+from app.domain.errors import GatewayError
 from app.domain.events.delivery import Pace, ShippingState
 from app.domain.events.spec import ElasticsearchSpec, EventsSpec
 from app.domain.ports import EventSource
@@ -31,7 +31,7 @@ from app.services.events.backlog_watch import BacklogWatch
 from app.services.events.shipping import Shipper
 from app.sinks.choice import Receiver, receiver_of
 from app.sinks.elasticsearch_http import ElasticsearchHttp
-from app.sinks.elasticsearch_upkeep import drop_days, forget_user, has_lifecycle
+from app.sinks.elasticsearch_upkeep import drop_days, has_lifecycle
 
 FOLLOW_S = 2.0
 UPKEEP_S = 3_600.0
@@ -78,21 +78,6 @@ class LogShipper:
     async def states(self) -> list[ShippingState]:
         """Return how it goes, source by source; empty where no receiver is configured."""
         return list(await asyncio.gather(*(shipper.state() for shipper in self._shippers)))
-
-    async def forget(self, user: str) -> int:
-        """Delete that user's events where they were shipped to; return how many that were.
-
-        Raises:
-            ConflictError: events go elsewhere, where we cannot delete.
-            InternalError: the receiver refuses, or cannot be asked; do it again.
-        """
-        receiver, spec = self._receiver, self._spec
-        if receiver is None or receiver.http is None or spec is None or spec.elasticsearch is None:
-            raise ConflictError(
-                "events are shipped to no Elasticsearch from which they could be deleted",
-                remedy="delete them where they were shipped to",
-            )
-        return await forget_user(receiver.http, spec.elasticsearch.index_prefix, user)
 
     async def close(self) -> None:
         """Stop shipping; what waits stays where it is."""

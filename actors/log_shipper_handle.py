@@ -10,7 +10,6 @@ from app.domain.telemetry import TelemetrySpec
 
 LOG_SHIPPER = "log_shipper"
 STATE_TIMEOUT_S = 5.0
-FORGET_TIMEOUT_S = 600.0
 
 
 class LogShipperHandle:
@@ -26,10 +25,6 @@ class LogShipperHandle:
     async def configure(self, watched: TelemetrySpec) -> list[ShippingState]:
         """See ``LogShipper.configure``."""
         return cast("list[ShippingState]", await self._actor.ask("configure", watched, timeout_s=STATE_TIMEOUT_S))
-
-    async def forget(self, user: str) -> int:
-        """See ``LogShipper.forget``."""
-        return cast("int", await self._actor.ask("forget", user, timeout_s=FORGET_TIMEOUT_S))
 
     async def close(self) -> None:
         """Stop shipping; what waits stays where it is."""

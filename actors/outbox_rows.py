@@ -20,7 +20,7 @@ from app.storage import outbox
 DAY_S = 86_400.0
 SIZE_PERIOD_S = 60.0
 """Between two looks at how large all of it is, which reads an index of all of it."""
-ASKED = frozenset({"pending", "shipped", "dead", "dead_letters", "replay", "drop", "forget", "backlog", "configure"})
+ASKED = frozenset({"pending", "shipped", "dead", "dead_letters", "replay", "drop", "backlog", "configure"})
 
 
 class OutboxRows:
@@ -87,10 +87,6 @@ class OutboxRows:
     async def drop(self, event_ids: Sequence[str] | None) -> int:
         """See ``ports.EventSource``."""
         return await self._write(lambda connection: outbox.drop(connection, event_ids))
-
-    async def forget(self, user: str) -> int:
-        """Delete every event of that user; return how many that were."""
-        return await self._write(lambda connection: outbox.forget(connection, user))
 
     async def backlog(self) -> Backlog:
         """See ``ports.EventSource``."""

@@ -6,11 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import pytest
-
 from actors import metrics
 from actors.log_shipper import LogShipper
-from app.domain.errors import ConflictError, InternalError
+from app.domain.errors import InternalError
 from app.domain.events.spec import EventsSpec, FileSpec
 from app.domain.telemetry import TelemetrySpec
 from app.sinks.file import NAME
@@ -122,14 +120,3 @@ async def test_a_keeper_that_is_away_is_asked_again(tmp_path: Path) -> None:
         await until(lambda: not both["spool"].waiting)
 
     await playing(configured, play)
-
-
-async def test_nobody_is_told_to_be_forgotten_where_we_cannot_delete(tmp_path: Path) -> None:
-    """Files are not ours to change any more."""
-
-    async def play(shipper: LogShipper, both: dict[str, FakeSource]) -> None:
-        await until(lambda: not both["spool"].waiting)
-        with pytest.raises(ConflictError):
-            await shipper.forget("ada")
-
-    await playing(Configured(into(tmp_path)), play)
