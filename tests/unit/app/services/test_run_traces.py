@@ -131,4 +131,3 @@ async def test_every_event_of_a_run_names_its_trace_and_its_user(store: Store) -
     assert {(one["user.id"], one["tutti.caller.team"], one["tutti.caller.key"]) for one in told} == {
         ("ada", "red", "ci")
     }
-    assert await store.outbox("forget", ("ada",)) == len(told)
