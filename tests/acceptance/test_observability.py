@@ -6,16 +6,20 @@ import contextlib
 import json
 import random
 import re
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.domain.metric_names import ALL
-from tests.acceptance.conftest import ServeIt, Server
+from tests.acceptance.conftest import ServeIt, Server, gone_within
 from tests.acceptance.test_server import finished
 from tests.fakes import pool
 from tests.fakes.otlp_receiver import ReceivedSpan, Receiver, running_receiver
@@ -217,3 +221,50 @@ def test_no_secret_and_no_prompt_is_told(server: Server, receiver: Receiver) -> 
     assert all(each["authorization"] == f"Bearer {SECRET}" for each in receiver.headers)
     for canary in (SECRET, PROMPT, "canary-prompt", "sk-alpha", "sk-beta", "sk-chief", ENGLISH.request[:20]):
         assert canary not in told
+
+
+def ray_session(server: Server) -> Path:
+    """Return the folder of the server's Ray cluster, with the logs of every process."""
+    words = (word for process in server.descendants() for word in process.cmdline())
+    return Path(next(word.partition("=")[2] for word in words if word.startswith("--session_dir=")))
+
+
+def aborted(server: Server, actor: str) -> psutil.Process:
+    """End an actor's process as a bug in native code does: SIGABRT, and its own dump on the way."""
+    found = [one for one in server.descendants() if one.cmdline()[:1] and one.cmdline()[0].startswith(f"ray::{actor}")]
+    assert found, f"no process is called {actor}"
+    found[0].send_signal(signal.SIGABRT)
+    return found[0]
+
+
+def test_no_log_error_or_crash_dump_holds_a_secret_or_a_prompt(server: Server, simulator: Simulator) -> None:
+    """What every process wrote: of calls that failed, of a stranger's key, and of processes that crashed in a call."""
+    told = [ask(server.url, trace="8" * 32, model="no-such-model").text]
+    stranger = {"authorization": f"Bearer {SECRET}-stranger"}
+    body = {"model": "hand", "messages": [{"role": "user", "content": PROMPT}]}
+    told.append(HTTP.post(f"{server.url}/v1/chat/completions", json=body, headers=stranger).text)
+    simulator.control({"faults": [{"match": {"model": "hand"}, "kind": "http_500"}]})
+    told.append(ask(server.url, trace="8" * 32).text)
+    simulator.control({"faults": [{"match": {"model": "hand"}, "kind": "slow_first", "seconds": 3}]})
+    with ThreadPoolExecutor(1) as calls:
+        under_way = calls.submit(ask, server.url, trace="8" * 32)
+        time.sleep(1)
+        crashed = [aborted(server, actor) for actor in ("ServeReplica", "AccountActor")]
+        gone = gone_within(crashed, 20)
+        with contextlib.suppress(httpx.HTTPError):  # its connection is cut, or somebody answers that
+            told.append(under_way.result().text)
+    logs = ray_session(server) / "logs"
+    dumped = eventually(lambda: any("Fatal Python error: Aborted" in text_of(path) for path in logs.rglob("*.err")))
+    written = "\n".join(text_of(path) for path in logs.rglob("*") if path.is_file())
+
+    assert gone == []
+    assert dumped, "no process left a dump"
+    assert len(written) > 10_000
+    everything = "\n".join([*told, *server.errors, written])
+    for canary in (SECRET, PROMPT, "canary-prompt", "sk-alpha", "sk-beta", "sk-chief", ENGLISH.request[:20]):
+        assert canary not in everything, canary
+
+
+def text_of(path: Path) -> str:
+    """Return what a file says, as far as it is text."""
+    return path.read_bytes().decode("utf-8", "replace")
