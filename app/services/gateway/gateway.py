@@ -44,6 +44,7 @@ from app.services.gateway.attempts import Attempts, Bid, Won
 from app.services.gateway.caller_gate import Admitted, CallerGate
 from app.services.gateway.classify import Classifier
 from app.services.gateway.repeats import Repeats
+from app.services.gateway.shared_streams import Led, SharedStreams
 from app.services.gateway.spending import Billing, Spends
 from app.services.pricing import PriceList
 from app.services.roster import SnapshotRoster
@@ -142,6 +143,7 @@ class Gateway:
         self._spec = spec
         self._cache = ResponseCache(spec.cache.size_bytes if spec.cache.enabled else 0, spec.cache.ttl_s)
         self._flights: SingleFlight[tuple[ChatResult, Won]] = SingleFlight(FLIGHTS_MAX)
+        self._streams = SharedStreams(FLIGHTS_MAX)
         self._repeats = repeats
         self._classifier = Classifier(attempts)
         self._prices = PriceList(roster.orchestra, clock)
@@ -243,19 +245,24 @@ class Gateway:
         with span("route"):
             bid = await self._bid(call)
         admitted, bid = await self._admit(call, bid)
+        led: Led | None = None
         try:
             key = self._key(call, bid)
-            kept = self._cache.get(key, self._clock.monotonic_ns()) if key is not None else None
-            if kept is not None:
-                facts = self._facts(call, None, kept.usage, cached=True)
-                self._spending.cached(bid.billing, bid.candidates[0].model, kept.usage, tier=bid.extent.tier)
-                self._gate.settle(admitted, NO_USAGE)
-                return _again(kept), facts
+            if key is not None:
+                kept, bid = await self._known(key, bid)
+                if kept is not None:
+                    facts = self._facts(call, None, kept.usage, cached=True)
+                    self._spending.cached(bid.billing, bid.candidates[0].model, kept.usage, tier=bid.extent.tier)
+                    self._gate.settle(admitted, NO_USAGE)
+                    return _again(kept), facts
+                led = self._streams.lead(key)
             deltas, won = await self._attempts.open(bid)
         except BaseException as error:
+            if led is not None:
+                led.end(whole=False)
             self._give_up(admitted, error, bid)
             raise
-        watched = self._watch(admitted, deltas, bid)
+        watched = self._watch(admitted, deltas, bid, led)
         # Started here: closing a generator that never ran would neither stop the provider nor settle.
         await anext(watched)
         return watched, self._facts(call, won, None, cached=False)
@@ -295,13 +302,22 @@ class Gateway:
         if key is None:
             result, won = await self._attempts.complete(bid)
             return result, won, False
-        kept = self._cache.get(key, self._clock.monotonic_ns())
+        kept, bid = await self._known(key, bid)
         if kept is not None:
             return kept, None, True
         (result, won), shared = await self._flights.run(key, lambda: self._attempts.complete(bid))
         if not shared:
             self._cache.put(key, result, self._clock.monotonic_ns())
         return result, won, shared
+
+    async def _known(self, key: bytes, bid: Bid[ChatRequest]) -> tuple[ChatResult | None, Bid[ChatRequest]]:
+        """Return the answer that is kept, or that an equal stream under way brings; and the bid with its time left."""
+        began_ns = self._clock.monotonic_ns()
+        kept = self._cache.get(key, began_ns)
+        if kept is None:
+            kept = await self._streams.join(key, bid.deadline_s)
+        waited_s = (self._clock.monotonic_ns() - began_ns) / 1e9
+        return kept, replace(bid, deadline_s=bid.deadline_s - waited_s) if waited_s else bid
 
     def _key(self, call: ClientCall, bid: Bid[ChatRequest]) -> bytes | None:
         if not (self._spec.cache.enabled and call.may_cache):
@@ -377,19 +393,31 @@ class Gateway:
             self._gate.settle(admitted, None, sent=left)
 
     async def _watch(
-        self, admitted: Admitted, deltas: AsyncGenerator[ChatDelta, None], bid: Bid[ChatRequest]
+        self,
+        admitted: Admitted,
+        deltas: AsyncGenerator[ChatDelta, None],
+        bid: Bid[ChatRequest],
+        led: Led | None,
     ) -> AsyncGenerator[ChatDelta, None]:
         usage: Usage | None = None
+        whole = False
         try:
             yield _STARTED
             async for delta in deltas:
                 if delta.usage is not None:
                     usage = delta.usage
+                if led is not None:
+                    led.add(delta)
                 yield delta
+            whole = True
         finally:
             try:
                 await deltas.aclose()
             finally:
+                if led is not None:
+                    answer = led.end(whole=whole)
+                    if answer is not None:
+                        self._cache.put(led.key, answer, self._clock.monotonic_ns())
                 if usage is not None or not self._attempts.follow(bid, partial(self._gate.settle, admitted)):
                     self._gate.settle(admitted, usage)
 
