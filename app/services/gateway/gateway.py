@@ -184,7 +184,7 @@ class Gateway:
         with span("settle"):
             # Where the provider names no usage, all that was reserved counts.
             self._gate.settle(admitted, NO_USAGE if cached else (result.usage if result.usage != NO_USAGE else None))
-        return result, self._facts(call, won, result.usage, cached=cached)
+        return result, self._facts(call, bid, won, result.usage, cached=cached)
 
     async def embed(self, call: EmbeddingCall) -> tuple[EmbeddingResult, Facts]:
         """Answer a call for vectors; errors as ``complete``."""
@@ -230,7 +230,7 @@ class Gateway:
             raise
         usage = Usage(input_tokens=result.input_tokens, output_tokens=0)
         self._gate.settle(admitted, usage)
-        return result, self._facts(call, won, usage, cached=False)
+        return result, self._facts(call, bid, won, usage, cached=False)
 
     async def stream(self, call: ClientCall) -> tuple[AsyncGenerator[ChatDelta, None], Facts]:
         """Answer a streamed call; returns once the first delta is there. Errors as ``complete``, later ones are raised.
@@ -251,7 +251,7 @@ class Gateway:
             if key is not None:
                 kept, bid = await self._known(key, bid)
                 if kept is not None:
-                    facts = self._facts(call, None, kept.usage, cached=True)
+                    facts = self._facts(call, bid, None, kept.usage, cached=True)
                     self._spending.cached(bid.billing, bid.candidates[0].model, kept.usage, tier=bid.extent.tier)
                     self._gate.settle(admitted, NO_USAGE)
                     return _again(kept), facts
@@ -265,7 +265,7 @@ class Gateway:
         watched = self._watch(admitted, deltas, bid, led)
         # Started here: closing a generator that never ran would neither stop the provider nor settle.
         await anext(watched)
-        return watched, self._facts(call, won, None, cached=False)
+        return watched, self._facts(call, bid, won, None, cached=False)
 
     async def aclose(self) -> None:
         """Stop the calls whose clients have left."""
@@ -421,10 +421,13 @@ class Gateway:
                 if usage is not None or not self._attempts.follow(bid, partial(self._gate.settle, admitted)):
                     self._gate.settle(admitted, usage)
 
-    def _facts(self, call: ClientCall | EmbeddingCall, won: Won | None, usage: Usage | None, *, cached: bool) -> Facts:
+    def _facts(
+        self, call: ClientCall | EmbeddingCall, bid: Bid[T], won: Won | None, usage: Usage | None, *, cached: bool
+    ) -> Facts:
         account = won.permit.account if won is not None else ""
         request = call.asked.chat if isinstance(call, ClientCall) else call.request
-        model = won.permit.model if won is not None else request.model
+        # Of a kept answer: whoever would have been asked first, as the books have it.
+        model = won.permit.model if won is not None else bid.candidates[0].model
         served = Served(
             request_id=call.request_id,
             created_s=int(time.time()),

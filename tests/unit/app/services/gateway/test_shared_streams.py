@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,7 @@ from app.domain.chat import ChatDelta
 from app.domain.errors import UpstreamError, UpstreamKind
 from tests.fakes.permit_world import play
 from tests.fakes.virtual_time import VirtualClock
-from tests.unit.app.services.gateway.test_gateway import Scene, a_scene
+from tests.unit.app.services.gateway.test_gateway import CHAT, Scene, a_scene
 
 KEEPING = GatewaySpec(cache=CacheSpec(enabled=True))
 
@@ -96,6 +97,21 @@ def test_a_stream_that_fails_fails_nobody_else() -> None:
             scene.upstream.error = None
 
             assert await waiting == ("hi", False)
+
+    play(story)
+
+
+def test_a_kept_answer_names_the_model_that_was_meant_by_auto() -> None:
+    """A client sees who answered, not what it wrote."""
+
+    async def story(clock: VirtualClock) -> None:
+        async with a_scene(clock, spec=KEEPING) as scene:
+            anybody = replace(CHAT, model="auto")
+            _result, bought = await scene.gateway.complete(scene.call(anybody))
+            _result, kept = await scene.gateway.complete(scene.call(anybody))
+
+            assert (bought.cached, kept.cached) == (False, True)
+            assert bought.served.model == kept.served.model == "m"
 
     play(story)
 
