@@ -48,6 +48,8 @@ REPLICA_DRAIN_S = DEADLINE_MAX_S + 30.0
 """A replica that is replaced or not needed any more keeps its open requests for so long, but ends with the last of
 them: no call takes longer. ``graceful_shutdown_timeout_s`` in serve_config.yaml says otherwise."""
 DRAIN_LOOK_S = 0.2
+HEALTH_LOOK_S = 2.0
+"""A replica that was killed is missed after so long, instead of Serve's ten seconds."""
 REQUESTS_AT_ONCE = 1_000
 """Open requests per replica; long event streams count."""
 
@@ -90,6 +92,7 @@ def application(namespace: str) -> Application:
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=REPLICA_DRAIN_S,
         graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
+        health_check_period_s=HEALTH_LOOK_S,
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )(door(namespace))
     return deployment.bind()
