@@ -86,6 +86,7 @@ async def test_metrics_are_reported_as_configured(tmp_path: Path) -> None:
             assert [state.source for state in states] == ["spool", "outbox"]
         assert reporting == [False, True, False]
 
+    metrics.follow(wanted=False)  # whatever ran before in this process
     await playing(Configured(into(tmp_path)), play)
 
 
