@@ -145,7 +145,7 @@ async def _embedded(request: Request, headers: Mapping[bytes, bytes], told: Requ
     content = orjson.dumps(_EMBEDDINGS.render(result, asked, facts.served))
     answer = Response(content, media_type="application/json")
     ours_s = time.perf_counter() - told.began_s - facts.upstream_s
-    told.answered(facts, ours_s, Usage(input_tokens=result.input_tokens, output_tokens=0))
+    told.answered(facts, ours_s, Usage(input_tokens=result.input_tokens, output_tokens=0, source=result.source))
     OVERHEAD.observe(max(0.0, ours_s))
     answer.raw_headers += [*answer_headers(facts, ours_s), *limit_headers(gateway.limits(caller, call.user))]
     return answer

@@ -288,7 +288,7 @@ class Attempts:
             PermitReport(
                 call_id=permit.call_id,
                 ending="answered",
-                usage=Usage(input_tokens=result.input_tokens, output_tokens=0),
+                usage=Usage(input_tokens=result.input_tokens, output_tokens=0, source=result.source),
                 observations=result.observations,
                 duration_s=self._now_s() - began_s,
             ),

@@ -17,7 +17,7 @@ from app.domain.books.budgets import Owners
 from app.domain.books.entries import Answer, Command, Hold, Settle, UsageEntry
 from app.domain.books.refusals import exhausted
 from app.domain.crash_points import CrashPoint, passes
-from app.domain.errors import GatewayError, InternalError
+from app.domain.errors import GatewayError, InternalError, QuotaError
 from app.domain.ports import Books, Clock
 from app.services.gateway.purses import Ceiling, Purse, Ticket
 
@@ -137,6 +137,17 @@ class Bookkeeper:
             self._say(commands)
 
     async def _hold_one(self, purse: Purse, ceiling: Ceiling) -> Ticket:
+        try:
+            return await self._asked_one(purse, ceiling)
+        except QuotaError:
+            if not purse.keeps_back():
+                raise
+        # What calls of ours held and did not need is free as soon as the books hear how they ended.
+        purse.seal()
+        self._gather(purse)
+        return await self._asked_one(purse, ceiling)
+
+    async def _asked_one(self, purse: Purse, ceiling: Ceiling) -> Ticket:
         hold = purse.ask_one(ceiling, self._now_s())
         waiting = _Waiting(hold, asyncio.get_running_loop().create_future())
         self._outbox.waiting[hold.hold_id] = waiting

@@ -228,7 +228,7 @@ class Gateway:
         except BaseException as error:
             self._give_up(admitted, error)
             raise
-        usage = Usage(input_tokens=result.input_tokens, output_tokens=0)
+        usage = Usage(input_tokens=result.input_tokens, output_tokens=0, source=result.source)
         self._gate.settle(admitted, usage)
         return result, self._facts(call, bid, won, usage, cached=False)
 

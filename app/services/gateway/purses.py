@@ -225,6 +225,10 @@ class Purse:
             self.sealed.append(self.current)
             self.current = None
 
+    def keeps_back(self) -> bool:
+        """Tell whether the books may have more room once they have heard of all that ended here."""
+        return self.current is not None or any(block.entries or not block.flying for block in self.sealed)
+
     def is_empty(self) -> bool:
         """Tell whether nothing would be lost if this were forgotten."""
         return self.current is None and not self.sealed and not self.asked and not self.waiting

@@ -48,6 +48,13 @@ class Extent:
     tier: str = STANDARD
     """From ``asked_tier``: what is held and what is booked are both at its price."""
 
+    @property
+    def most(self) -> Usage:
+        """All that it may consume: held before it leaves, and booked where nobody knows."""
+        return Usage(
+            input_tokens=self.input_tokens * INPUT_MARGIN, output_tokens=self.output_tokens_max, source="estimated"
+        )
+
 
 class Spends(Protocol):
     """Who keeps the books of attempts; implemented by ``Spending``."""
@@ -69,7 +76,7 @@ class Spends(Protocol):
 class _Open:
     ticket: Ticket
     billing: Billing
-    extent: Extent
+    most: Usage
     provider: str
     price: PriceRow | None
     sent_s: float
@@ -99,12 +106,12 @@ class Spending:
     async def begin(self, permit: Permit, provider: str, billing: Billing, extent: Extent) -> None:
         """See ``Spends``."""
         price, now_s = self._price(permit.model, provider, extent.tier), self._clock.wall_s()
-        input_tokens = extent.input_tokens * INPUT_MARGIN
+        most = extent.most
         ceiling = Ceiling(
-            ceiling_nano(input_tokens, extent.output_tokens_max, price), input_tokens + extent.output_tokens_max
+            ceiling_nano(most.input_tokens, most.output_tokens, price), most.input_tokens + most.output_tokens
         )
         ticket = await self._keeper.hold(self._held_for(billing.owners), ceiling)
-        self._open[permit.call_id] = _Open(ticket, billing, extent, provider, price, now_s)
+        self._open[permit.call_id] = _Open(ticket, billing, most, provider, price, now_s)
 
     def end(self, permit: Permit, report: PermitReport) -> None:
         """See ``Spends``."""
@@ -153,8 +160,10 @@ class Spending:
         return Owners(**{kind.value: owners.name_of(kind) for kind in self._limited})
 
     def _entry(self, found: _Open, permit: Permit, report: PermitReport) -> UsageEntry:
-        ending, usage = _outcome(report, found.extent)
-        cost = price_nano(usage, found.price, at_s=found.sent_s)
+        ending, usage = _outcome(report, found.most)
+        # Of what nobody knows also the rate is unknown: the dearest, as it was held.
+        unknown = usage == found.most
+        cost = found.ticket.ceiling.nano if unknown else price_nano(usage, found.price, at_s=found.sent_s)
         return UsageEntry(
             entry_id=self._keeper.entry_id(),
             at_s=self._clock.wall_s(),
@@ -176,9 +185,8 @@ class Spending:
         )
 
 
-def _outcome(report: PermitReport, extent: Extent) -> tuple[Ending, Usage]:
+def _outcome(report: PermitReport, most: Usage) -> tuple[Ending, Usage]:
     """Return how an attempt ended and what it consumed; all it may have where that is not known."""
-    most = Usage(input_tokens=extent.input_tokens, output_tokens=extent.output_tokens_max, source="estimated")
     if report.ending == "answered":
         return Ending.ANSWERED, report.usage
     if report.ending == "cancelled":

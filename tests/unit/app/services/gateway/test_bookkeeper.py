@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -123,6 +124,27 @@ def test_budget_is_used_to_its_end_by_two_replicas_and_never_exceeded() -> None:
         assert refused
         assert refused[0].retry_after_s is None
         assert "key 'alice'" in refused[0].message
+        assert books.verify() == []
+
+    play(story)
+
+
+def test_call_is_not_refused_for_what_calls_before_it_did_not_need() -> None:
+    """One after the other, each at half its ceiling: none is refused while the budget has room for one more."""
+
+    async def story(clock: VirtualClock) -> None:
+        limit = 10 * (CEILING.nano or 0)
+        books = LedgerBooks(
+            BudgetSpec(owner_kind=OwnerKind.KEY, owner_name="alice", window=Window.MONTH, limit_nano=limit)
+        )
+        made = 0
+        async with a_keeper(books, clock) as keeper:
+            with contextlib.suppress(QuotaError):
+                while True:
+                    await call(keeper, clock, seconds=0.01)
+                    made += 1
+        assert made * 1_000_000 == limit - 1_000_000
+        assert books.spent("usd/key:alice") == (made * 1_000_000, 0, 0)
         assert books.verify() == []
 
     play(story)

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from app.domain.books.entries import Ending
 from app.domain.chat import ChatDelta
 from app.domain.errors import GatewayError, InternalError, UpstreamError, UpstreamKind
+from app.services.pricing import INPUT_MARGIN
 from tests.effort import examples
 from tests.fakes.permit_world import play
 from tests.fakes.virtual_time import VirtualClock
 from tests.unit.app.services.gateway.test_attempts import USAGE, Stage, a_stage
 
 DELTAS = 3
-BID_TOKENS = 10 + 20
+BID_TOKENS = INPUT_MARGIN * 10 + 20
 """What the stage's requests may consume: all of it is booked where nobody knows."""
 
 FAILURES: dict[str, GatewayError] = {

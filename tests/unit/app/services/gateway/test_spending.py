@@ -32,7 +32,6 @@ ROW = replace(PRICE, tier_factors=(("flex", "0.5"), ("priority", "2")))
 USED = Usage(input_tokens=100, output_tokens=10)
 USED_NANO = 100 * 2_000 + 10 * 4_000
 MOST = Extent(input_tokens=100, output_tokens_max=50)
-MOST_NANO = 100 * 2_000 + 50 * 4_000
 HELD_NANO = INPUT_MARGIN * 100 * 2_000 + 50 * 4_000
 BUDGET = BudgetSpec(owner_kind=OwnerKind.TENANT, owner_name="default", window=Window.TOTAL, limit_nano=10**9)
 PERMIT = Permit(call_id="c", account="a", model="m", host="h")
@@ -90,7 +89,7 @@ def test_a_tier_is_held_and_booked_at_its_price(asked: str | None, dear: int, ch
             told = spending.cost_usd("m", "openai", USED, tier=extent.tier)
 
             costs = [entry.cost_nano for entry in books.booked()]
-            assert sorted(cost or 0 for cost in costs) == [USED_NANO * dear // cheap, MOST_NANO * dear // cheap]
+            assert sorted(cost or 0 for cost in costs) == [USED_NANO * dear // cheap, HELD_NANO * dear // cheap]
             name = f"{ROW.price_id}:{asked}" if dear != cheap else ROW.price_id
             assert {entry.price_id for entry in books.booked()} == {name}
             assert told == {1: "0.00024", 2: "0.00048"}.get(dear if cheap == 1 else 0, "0.00012")
@@ -125,6 +124,23 @@ def test_a_tier_without_a_price_is_booked_as_unpriced_elsewhere() -> None:
             assert (entry.cost_nano, entry.price_id, entry.usage) == (None, None, USED)
             assert spending.cost_usd("m", "openai", USED, tier="scale") is None
             assert spending.cost_usd("m", "openai", USED) == "0.00024"
+
+    play(story)
+
+
+def test_what_nobody_knows_is_booked_at_the_dearest_rate_that_was_held() -> None:
+    """A stream that was cut may have written all of its prompt to the provider's cache."""
+    row = replace(ROW, rates=Rates(input="2", output="4", cache_write="2.5", cache_write_1h="4"))
+
+    async def story(clock: VirtualClock) -> None:
+        async with books_of(clock, BUDGET, row=row) as (spending, books):
+            await spending.begin(PERMIT, "openai", BILLING, MOST)
+            spending.end(PERMIT, PermitReport(call_id="c", ending="cancelled"))
+            await asyncio.sleep(5.0)
+
+            (entry,) = books.booked()
+            assert entry.cost_nano == INPUT_MARGIN * 100 * 4_000 + 50 * 4_000
+            assert (entry.usage.input_tokens, entry.usage.source) == (INPUT_MARGIN * 100, "estimated")
 
     play(story)
 
