@@ -120,7 +120,7 @@ _GATEWAY = (
     _type(
         "access.refused",
         EventClass.AUDIT,
-        "Somebody came without a valid key, or with one that may not do this.",
+        "Somebody came without a valid key, or with one that may not do this; at most a hundred a minute and process.",
         ("endpoint", "http_method", "http_status", "reason", "outcome", "caller", "request_id"),
         about=("access", "authentication", "denied"),
     ),

@@ -26,9 +26,12 @@ FLUSH_S = 1.0
 EVENTS_MAX = 20_000
 """That wait in a process, of what may be lost, and again of what may not."""
 BATCH_MAX = 2_000
+STRANGERS_MAX = 100
+"""A minute and process of what anybody may cause who finds the door: it must not fill the disk that buying needs."""
 PAUSE_MIN_S, PAUSE_MAX_S = 0.25, 5.0
 
 _log = logging.getLogger(__name__)
+_BY_STRANGERS = frozenset({"access.refused"})
 _LOSABLE = frozenset(one.name for one in TYPE.values() if one.event_class in SAMPLED)
 
 
@@ -68,6 +71,7 @@ class Emitter:
         self.dropped: Counter[str] = Counter()
         """By class, since the process began."""
         self._to_tell: Counter[tuple[str, str]] = Counter()
+        self._minute, self._strangers = 0, 0
 
     def emit(self, event_type: str, /, *, at_ns: int | None = None, **values: object) -> None:
         """Tell an event; values are its type's fields, None for what is not known.
@@ -85,6 +89,9 @@ class Emitter:
             values.setdefault("trace_id", trace.trace_id)
             if trace.sampled and trace.span_id != NO_SPAN:
                 values.setdefault("span_id", trace.span_id)
+        if event_type in _BY_STRANGERS and not self._has_room_for_strangers():
+            self._drop(event_type, "too many")
+            return
         told = event_type, at_ns or int(self._clock.wall_s() * 1e9), values
         if event_type in _LOSABLE:
             self._losable.append(told)
@@ -166,6 +173,13 @@ class Emitter:
             self._to_tell.clear()
         self._unsent = batch
         return batch
+
+    def _has_room_for_strangers(self) -> bool:
+        minute = int(self._clock.wall_s() // 60)
+        if minute != self._minute:
+            self._minute, self._strangers = minute, 0
+        self._strangers += 1
+        return self._strangers <= STRANGERS_MAX
 
     def _note_wrong(self, event_type: str, error: Exception) -> None:
         """A bug of ours, said once a type; the values themselves are never shown."""

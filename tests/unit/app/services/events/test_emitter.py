@@ -61,10 +61,16 @@ def keeper() -> FakeKeeper:
 
 
 @pytest.fixture
-def emitter(keeper: FakeKeeper) -> Emitter:
+def clock() -> ManualClock:
+    """Return the process's clock."""
+    return ManualClock()
+
+
+@pytest.fixture
+def emitter(keeper: FakeKeeper, clock: ManualClock) -> Emitter:
     """Return a process's."""
     chances: Iterator[float] = cycle(CHANCES)
-    return Emitter(keeper, Origin(node="replica-1"), ManualClock(), chance=lambda: next(chances))
+    return Emitter(keeper, Origin(node="replica-1"), clock, chance=lambda: next(chances))
 
 
 async def test_events_are_handed_over_together_and_in_order(emitter: Emitter, keeper: FakeKeeper) -> None:
@@ -187,3 +193,21 @@ async def test_profile_is_the_configurations_from_the_first_event_on(emitter: Em
 
     (told,) = keeper.told("call.finished")
     assert told["gen_ai.usage.cache_write.input_tokens"] == 3
+
+
+async def test_strangers_are_told_of_within_bounds(emitter: Emitter, keeper: FakeKeeper, clock: ManualClock) -> None:
+    """A flood of wrong keys must not fill the disk; how many there were is told all the same."""
+    for _ in range(module.STRANGERS_MAX + 50):
+        emitter.emit("access.refused", reason="unknown key")
+    emitter.emit("configuration.changed")
+    await emitter.flush()
+    assert len(keeper.told("access.refused")) == module.STRANGERS_MAX
+    assert len(keeper.told("configuration.changed")) == 1
+    assert sum(emitter.dropped.values()) == 50
+
+    clock.advance(60)
+    emitter.emit("access.refused", reason="unknown key")
+    await emitter.flush()
+
+    assert len(keeper.told("access.refused")) == module.STRANGERS_MAX + 1
+    assert len(keeper.told("events.dropped")) == 1
