@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sqlite3
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,12 +29,16 @@ from tests.fakes.simulated import Simulator
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(200)]
 HTTP = httpx.Client(timeout=30)
 GREET = [{"role": "user", "content": "please greet"}]
-SHOP, POOR, FRESH, KEEPER = "key-of-the-shop", "key-of-the-poor", "key-never-used", "key-of-the-keeper"
+SHOP, POOR, KEEPER = "key-of-the-shop", "key-of-the-poor", "key-of-the-keeper"
+FRESH, EARLY, LATE = "key-never-used", "key-used-in-time", "key-used-too-late"
 POOR_USD = Decimal("0.0008")
 NANO_PER_USD = 10**9
 TWICE = PAIRS["http_500"]
 """Served by two accounts of its own."""
 BOOKED_WITHIN_S = 20.0
+DISK_MB = 64
+SLOW_S = 3
+"""Long enough to fill the disk meanwhile."""
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +49,22 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
 
 
 @pytest.fixture(scope="module")
-def server(serve_it: ServeIt, provider: Simulator) -> Server:
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | None]:
+    """A small file system for the server's data; None where there is no right to mount one."""
+    folder = tmp_path_factory.mktemp("disk")
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tutti-test", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    yield folder if mounted else None
+    if mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def server(disk: Path | None, serve_it: ServeIt, provider: Simulator) -> Server:
     """One server for all tests of the module; each of them has accounts of its own."""
     configuration = gateway_pool.configuration(provider.url)
+    if disk is not None:
+        configuration["data_dir"] = str(disk / "data")
     served = {*MODELS.values(), EMBEDDER, SHARED, TWICE}
     configuration["accounts"] = [one for one in configuration["accounts"] if served.issuperset(one["models"])]
     configuration["auth"] = {
@@ -50,6 +72,8 @@ def server(serve_it: ServeIt, provider: Simulator) -> Server:
             {"name": "shop", "key": SHOP, "team": "sales"},
             {"name": "poor", "key": POOR, "team": "sales"},
             {"name": "fresh", "key": FRESH},
+            {"name": "early", "key": EARLY},
+            {"name": "late", "key": LATE},
             {"name": "keeper", "key": KEEPER, "admin": True},
         ]
     }
@@ -253,3 +277,71 @@ def test_nothing_is_bought_while_the_books_cannot_be_written(url: str, server: S
     assert (refused.status_code, bought) == (503, 0), refused.text
     assert "another program keeps it locked" in refused.json()["error"]["message"]
     assert server.tutti("books", "verify").returncode == 0
+
+
+def test_nothing_is_bought_while_the_disk_is_full(
+    url: str, server: Server, provider: Simulator, disk: Path | None
+) -> None:
+    """ENOSPC: calls and runs are refused, with the remedy, until there is room; what was under way is booked then."""
+    if disk is None:
+        pytest.skip("no right to mount a small file system")
+    gateway_pool.renew(provider, {"match": {"model": TWICE}, "kind": "slow_first", "seconds": SLOW_S})
+    with ThreadPoolExecutor(4) as clients:
+        under_way = clients.submit(ask_for_little, url, EARLY, TWICE)
+        until(lambda: provider.stats()["total"]["in_flight"] == 1)
+        fill(disk / "ballast", server.data_dir / FILE_NAME)
+        asked = [clients.submit(ask_for_little, url, LATE, SHARED) for _ in range(2)]
+        run = begin_a_run(url)
+        calls = [one.result() for one in asked]
+        begun_before = under_way.result()
+    sent = provider.stats()["total"]["requests"]
+    (disk / "ballast").unlink()
+    until(lambda: ask_for_little(url, LATE, SHARED).status_code == 200)
+    accepted = begin_a_run(url)
+    until(lambda: is_resting(url, accepted.json()["run_id"]))
+    bills = provider.stats()["total"]
+    bought = until_booked(url, bills["requests"], key=["early", "late"])["total"]
+
+    assert [one.status_code for one in (*calls, run, begun_before, accepted)] == [503, 503, 503, 200, 202]
+    for one in (*calls, run):
+        assert "its disk is full" in one.text
+        assert "free space there; Tutti goes on by itself then" in one.text
+    assert sent == 1
+    assert bills["requests"] == bought["calls"] > 2
+    assert nano(bought["cost_usd"]) == billed_nano(bills)
+    assert server.tutti("books", "verify").returncode == 0
+
+
+def ask_for_little(url: str, key: str, model: str) -> httpx.Response:
+    """Call a model; of a key that was not used before, no hold covers the call ahead."""
+    return ask(url, "/v1/chat/completions", key, model=model, messages=GREET, max_tokens=15)
+
+
+def begin_a_run(url: str) -> httpx.Response:
+    """Ask for a run."""
+    return ask(url, "/v1/projects", LATE, request_text="Describe tea.")
+
+
+def is_resting(url: str, run_id: str) -> bool:
+    """Tell whether that run has ended or asks for something."""
+    answer = HTTP.get(f"{url}/v1/projects/{run_id}", headers={"authorization": f"Bearer {LATE}"})
+    return answer.json()["document"] is not None
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until ``holds``."""
+    until_s = time.monotonic() + BOOKED_WITHIN_S
+    while not holds():
+        assert time.monotonic() < until_s, "it never came"
+        time.sleep(0.1)
+
+
+def fill(ballast: Path, journal: Path) -> None:
+    """Take all room there is left, also that inside the journal's log."""
+    with closing(sqlite3.connect(journal, timeout=30)) as other:
+        assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+    descriptor = os.open(ballast, os.O_WRONLY | os.O_CREAT)
+    with contextlib.suppress(OSError):
+        while True:
+            os.write(descriptor, bytes(4096))
+    os.close(descriptor)
