@@ -32,7 +32,7 @@ from actors.chores import keep_doing
 from actors.outbox_rows import OutboxRows
 from actors.repeat_rows import RepeatRows
 from app.domain.books.budgets import BudgetSpec
-from app.domain.books.entries import Answer, Command, Expire, Settle
+from app.domain.books.entries import Answer, Command, Expire
 from app.domain.books.figures import BudgetFigures, Difference, ExportRow, ReconcileLine
 from app.domain.books.prices import PriceRow
 from app.domain.books.unknown import Settled, Settlement, UnknownHold
@@ -42,7 +42,7 @@ from app.domain.chat import Json
 from app.domain.crash_points import CrashPoint, passes
 from app.domain.errors import CapacityError, GatewayError
 from app.domain.limiter_state import SavedLimiter
-from app.domain.live_usage import LiveUsage, RecentUsage
+from app.domain.live_usage import LiveUsage, RecentUsage, booked_by
 from app.domain.plan import Plan
 from app.domain.repeats import Claim
 from app.domain.run import CallRecord, RunEvent, RunRecord, TaskRecord
@@ -319,7 +319,7 @@ class Store:
         )
 
     async def entries_after(self, cursor: str | None, wait_s: float) -> LiveUsage:
-        """Return entries booked after ``cursor``, waiting up to ``wait_s`` seconds for the first; None: from now on."""
+        """Return what was booked after ``cursor``; wait up to ``wait_s`` seconds for the first; None: from now on."""
         booked = self._booked
         found = self._recent.after(cursor)
         if found.entries or found.lost or cursor is None:
@@ -442,16 +442,13 @@ class Store:
         return answers
 
     def _tell_booked(self, commands: Sequence[Command], answers: Sequence[Answer]) -> None:
-        """Wake who watches entries live."""
-        booked = False
-        for command, answer in zip(commands, answers, strict=True):
+        """Tell what was added to the books to who watches them live, and what became of budgets."""
+        for answer in answers:
             for alert in answer.alerts:
                 self._alerts.tell(alert)
-            # A settlement that was said before in part is rare; its entries may then be seen twice.
-            if isinstance(command, Settle) and answer.outcome == "done" and command.entries:
-                self._recent.add(command.entries)
-                booked = True
+        booked = tuple(booked_by(commands, answers))
         if booked:
+            self._recent.add(booked)
             self._booked.set()
             self._booked = asyncio.Event()
 

@@ -143,7 +143,7 @@ class UsageBooks(Protocol):
         """Return every budget in the window that is open, burnt down."""
 
     async def entries_after(self, cursor: str | None, *, wait_s: float) -> LiveUsage:
-        """Return entries booked after ``cursor``, waiting up to ``wait_s`` seconds for the first; None: from now on."""
+        """Return what was booked after ``cursor``; wait up to ``wait_s`` seconds for the first; None: from now on."""
 
     async def unknown_holds(self) -> Sequence[UnknownHold]:
         """Return holds of dead processes of which nobody knows what was bought, the longest unknown first."""

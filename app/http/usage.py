@@ -19,9 +19,11 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.domain.books.budgets import OwnerKind
+from app.domain.books.entries import Correction
 from app.domain.books.usage import Dimension, UsageQuery
 from app.domain.errors import GatewayError
 from app.domain.gateway import ANONYMOUS, Caller
+from app.domain.live_usage import Booked
 from app.domain.ports import UsageBooks
 from app.http.documented import refusals
 from app.http.errors import HttpProblem, body_of, unexpected_body
@@ -29,7 +31,7 @@ from app.http.limits import HttpLimits
 from app.http.sse import KEEP_ALIVE, RECONNECT
 from app.http.usage_parameters import GROUPS, UsageParameters, read_query
 from app.http.usage_schemas import BudgetListOut, CostsOut, StatsOut
-from app.http.usage_wire import View, budgets_json, entry_json, usage_csv, usage_json
+from app.http.usage_wire import View, budgets_json, correction_json, entry_json, usage_csv, usage_json
 
 logger = logging.getLogger("tutti.http")
 
@@ -127,7 +129,8 @@ async def get_costs(request: Request, query: Asked, form: Format = None) -> Resp
     response_class=Response,
     responses={
         200: {
-            "description": "Server-sent events: `usage` with an entry as JSON, `gap` where some were missed.",
+            "description": "Server-sent events: `usage` with an entry as JSON, `correction` with a corrected one and "
+            "its `difference`, `gap` where some were missed.",
             "content": {"text/event-stream": {}},
         },
         **refusals(400, 401),
@@ -137,8 +140,9 @@ async def watch_usage(
     request: Request,
     last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", description="Go on after this event.")] = None,
 ) -> Response:
-    """Stream entries as they are booked, from now on or from the one after `Last-Event-ID`.
+    """Stream entries and corrections as they are booked, from now on or from the one after `Last-Event-ID`.
 
+    What entries say and what corrections say under `difference` add up to the stored sums.
     The newest few thousand are kept for those who come back; who was away for longer, or over a restart of the store,
     gets an event `gap` first: the sums say what was missed.
     """
@@ -224,11 +228,11 @@ async def _live(books: UsageBooks, own: str | None, cursor: str | None, keepaliv
             if found.lost:
                 place = f"{found.life}-{found.seq - len(found.entries)}"
                 chunks.append(b"id: %s\nevent: gap\ndata: {}\n\n" % place.encode())
-            for seq, entry in found.entries:
-                if own is None or entry.owners.key == own:
-                    place = f"{found.life}-{seq}"
-                    data = orjson.dumps(entry_json(entry))
-                    chunks.append(b"id: %s\nevent: usage\ndata: %s\n\n" % (place.encode(), data))
+            chunks += [
+                _message(f"{found.life}-{seq}", booked)
+                for seq, booked in found.entries
+                if own is None or _key_of(booked) == own
+            ]
             cursor = found.cursor
             if chunks:
                 yield b"".join(chunks)
@@ -243,3 +247,15 @@ async def _live(books: UsageBooks, own: str | None, cursor: str | None, keepaliv
         # The outermost edge of a stream: a status cannot be sent any more.
         logger.exception("the live stream of usage failed")
         yield b"event: error\ndata: %s\n\n" % orjson.dumps(unexpected_body())
+
+
+def _key_of(booked: Booked) -> str:
+    return (booked.entry if isinstance(booked, Correction) else booked).owners.key
+
+
+def _message(place: str, booked: Booked) -> bytes:
+    if isinstance(booked, Correction):
+        kind, document = b"correction", correction_json(booked)
+    else:
+        kind, document = b"usage", entry_json(booked)
+    return b"id: %s\nevent: %s\ndata: %s\n\n" % (place.encode(), kind, orjson.dumps(document))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from app.domain.books.budgets import Ledger
-from app.domain.books.entries import Ending, UsageEntry
+from app.domain.books.entries import Correction, Ending, UsageEntry
 from app.domain.books.figures import BudgetFigures
 from app.domain.books.money import usd_from_nano
 from app.domain.books.sums import SUMS
@@ -107,6 +107,20 @@ def entry_json(entry: UsageEntry) -> dict[str, Json]:
         "request_id": entry.request_id,
         "trace_id": entry.trace_id,
         "error_kind": entry.error_kind,
+    }
+
+
+def correction_json(correction: Correction) -> dict[str, Json]:
+    """Return a corrected entry as it stands now, and what that adds to the sums: unknown money counts there as none."""
+    added = dict(zip(SUMS, correction.differences, strict=True))
+    return {
+        "correction_id": correction.correction_id,
+        **entry_json(correction.entry),
+        "difference": {
+            **{name: added[name] for name in _COUNTS},
+            "cost_usd": usd_from_nano(added["cost_nano"]),
+            "savings_usd": usd_from_nano(added["savings_nano"]),
+        },
     }
 
 

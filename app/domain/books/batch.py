@@ -26,6 +26,7 @@ from app.domain.books.entries import (
     Answer,
     Command,
     Correct,
+    Correction,
     Ending,
     Expire,
     Hold,
@@ -148,13 +149,15 @@ class Batch:
         if by_hand and not (held is not None and held.unknown):
             said = all(entry.entry_id in self.known for entry in command.entries)
             return Answer(outcome="replayed" if said else "conflict")
+        repeated = tuple(entry.entry_id for entry in command.entries if entry.entry_id in self.known)
         fresh = self._fresh(command.entries)
         if command.entries and not fresh:
             # Said again; perhaps before a hold of that id came, which is not its to end.
             return Answer(outcome="replayed")
         if held is None:
-            return self._settle_without_hold(command, fresh)
+            return self._settle_without_hold(command, fresh, repeated)
         nano, tokens = self._book(command, fresh, held.leg_set)
+        taken_back: tuple[Correction, ...] = ()
         if held.state is HoldState.OPEN:
             self._end(held, TransferKind.POST, command.at_s, min(nano, held.nano), min(tokens, held.hold.tokens))
             nano, tokens = nano - min(nano, held.nano), tokens - min(tokens, held.hold.tokens)
@@ -164,11 +167,12 @@ class Batch:
             settled = held.state is HoldState.POSTED or held.resolved
             return Answer(outcome="replayed" if settled else "conflict")
         else:
-            self._take_back(held, command.at_s)
+            taken_back = self._take_back(held, command.at_s)
         self._single(command, held.leg_set, nano, tokens)
-        return Answer(outcome="done", alerts=self._alerts(held.leg_set), count=len(fresh))
+        alerts = self._alerts(held.leg_set)
+        return Answer(outcome="done", alerts=alerts, count=len(fresh), repeated=repeated, corrections=taken_back)
 
-    def _settle_without_hold(self, command: Settle, fresh: Sequence[UsageEntry]) -> Answer:
+    def _settle_without_hold(self, command: Settle, fresh: Sequence[UsageEntry], repeated: tuple[str, ...]) -> Answer:
         if not fresh:
             return Answer(outcome="replayed" if command.hold_id is None else "missing")
         alerts: list[SoftAlert] = []
@@ -177,19 +181,22 @@ class Batch:
             nano, tokens = self._book(command, [entry for entry in fresh if entry.owners == owners], leg_set)
             self._single(command, leg_set, nano, tokens)
             alerts += self._alerts(leg_set)
-        return Answer(outcome="done", alerts=tuple(alerts), count=len(fresh))
+        return Answer(outcome="done", alerts=tuple(alerts), count=len(fresh), repeated=repeated)
 
     def _void(self, command: Void) -> Answer:
         held = self.holds.get(command.hold_id)
         if held is None:
             return Answer(outcome="missing")
+        taken_back: tuple[Correction, ...] = ()
         if held.state is HoldState.OPEN:
             self._end(held, TransferKind.VOID, command.at_s, 0, 0)
         elif held.unknown:
             self._resolve(held, command.at_s)
-        elif not self._take_back(held, command.at_s):
-            return Answer(outcome="conflict" if held.state is HoldState.POSTED else "replayed")
-        return Answer(outcome="done")
+        else:
+            taken_back = self._take_back(held, command.at_s)
+            if not taken_back:
+                return Answer(outcome="conflict" if held.state is HoldState.POSTED else "replayed")
+        return Answer(outcome="done", corrections=taken_back)
 
     def _expire(self, command: Expire) -> Answer:
         alerts: list[SoftAlert] = []
@@ -241,10 +248,11 @@ class Batch:
                         entry_id=command.correction_id,
                     )
                 )
-        return Answer(outcome="done", alerts=self._alerts(booked.leg_set), count=1)
+        told = Correction(correction_id=command.correction_id, entry=entry, differences=correction.sums)
+        return Answer(outcome="done", alerts=self._alerts(booked.leg_set), count=1, corrections=(told,))
 
-    def _take_back(self, held: HeldAmount, at_s: float) -> bool:
-        """Undo what a person settled an unknown hold with, if one did: who knows has come."""
+    def _take_back(self, held: HeldAmount, at_s: float) -> tuple[Correction, ...]:
+        """Undo what a person settled an unknown hold with, if one did: who knows has come; return what that changed."""
         undo = Correct(
             correction_id=replacement_id(held.hold.hold_id),
             entry_id=settlement_id(held.hold.hold_id),
@@ -253,7 +261,7 @@ class Batch:
             price_id=None,
             at_s=at_s,
         )
-        return self._correct(undo).outcome == "done"
+        return self._correct(undo).corrections
 
     def _fresh(self, entries: Sequence[UsageEntry]) -> list[UsageEntry]:
         fresh = []

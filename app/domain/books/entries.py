@@ -167,6 +167,17 @@ class SoftAlert:
     """With what is unknown."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correction(Value):
+    """What a correction made of an entry, for whoever keeps sums of what is booked."""
+
+    correction_id: str
+    entry: UsageEntry
+    """As it stands now."""
+    differences: tuple[int, ...]
+    """What the correction adds to every sum, in the order of ``sums.SUMS``; negative where less was bought."""
+
+
 Outcome: TypeAlias = Literal["done", "replayed", "refused", "conflict", "missing"]
 """
 - done: it is in the books now.
@@ -187,6 +198,10 @@ class Answer(Value):
     alerts: tuple[SoftAlert, ...] = ()
     count: int = 0
     """Entries booked or holds expired by it."""
+    repeated: tuple[str, ...] = ()
+    """Ids of a settlement's entries that were in the books before it."""
+    corrections: tuple[Correction, ...] = ()
+    """Of entries that it corrected: what a person settled a hold with gives way to who knows."""
 
     @property
     def accepted(self) -> bool:

@@ -14,12 +14,15 @@ from sqlalchemy import Connection
 from actors import store as store_module
 from actors.store import Store
 from app.domain.books.budgets import BudgetSpec, OwnerKind, Owners, Window
-from app.domain.books.entries import Answer, Command, Hold, Settle, UsageEntry, Void
+from app.domain.books.entries import Answer, Command, Correct, Correction, Hold, Settle, UsageEntry, Void
 from app.domain.books.figures import ExportRow
 from app.domain.books.prices import PriceRow, Rates
+from app.domain.books.sums import SUMS, sums_of
+from app.domain.books.unknown import Settlement
 from app.domain.books.usage import Dimension, UsageQuery
 from app.domain.chat import Usage
 from app.domain.errors import CapacityError, InternalError
+from app.domain.live_usage import Booked
 from app.storage import ledger
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
@@ -203,6 +206,59 @@ async def test_a_watcher_gets_entries_as_they_are_booked_and_goes_on_where_it_wa
     second = await store.entries_after(first.cursor, 30.0)
     idle = await store.entries_after(second.cursor, 0.0)
 
-    assert [entry.entry_id for _seq, entry in first.entries] == ["e1"]
-    assert [entry.entry_id for _seq, entry in second.entries] == ["e2"]
+    assert [_name(entry) for _seq, entry in first.entries] == ["e1"]
+    assert [_name(entry) for _seq, entry in second.entries] == ["e2"]
     assert (idle.entries, idle.cursor, idle.lost) == ((), second.cursor, False)
+
+
+def a_correction(name: str, entry: str, nano: int | None) -> Correct:
+    usage = Usage(input_tokens=4, output_tokens=9)
+    return Correct(correction_id=name, entry_id=entry, usage=usage, cost_nano=nano, price_id="p1", at_s=NOON)
+
+
+async def test_what_a_watcher_is_told_adds_up_to_the_stored_sums_after_corrections(store: Store, wall: Wall) -> None:
+    """Said by somebody, or because who knows came after a person had settled: each once, in the order of the books."""
+    start = await store.entries_after(None, 0.0)
+    await store.apply_books([a_hold("h1", 200), a_hold("h2", 300), a_settle(None, an_entry("e1"))])
+    wall.now_s = NOON + 61.0
+    await store.expire_holds()
+    for hold in ("h1", "h2"):
+        await store.settle_unknown(Settlement(hold_id=hold, how="as_spent", reason="billed", by="ann"))
+    await store.apply_books([a_settle("h1", an_entry("e2", 50)), Void(hold_id="h2", at_s=NOON)])
+    for correct in (a_correction("c1", "e1", None), a_correction("c1", "e1", None), a_correction("c2", "e1", 120)):
+        await store.apply_books([correct])
+    await store.apply_books([a_settle(None, an_entry("e2", 50), an_entry("e3", 5)), a_correction("c3", "none", 1)])
+    found = await store.entries_after(start.cursor, 0.0)
+    told = [one for _seq, one in found.entries]
+    (row,) = await store.usage(UsageQuery(from_s=NOON - 60, to_s=NOON + 120))
+
+    assert [_name(one) for one in told] == [
+        *("e1", "h1/settled", "h2/settled", "e2", "h1/replaced", "h2/replaced", "c1", "c2", "e3")
+    ]
+    assert _added(told) == {name: getattr(row, name) for name in SUMS}
+    assert (row.calls, row.unpriced, row.cost_nano, row.input_tokens, row.output_tokens) == (5, 0, 175, 14, 13)
+    assert [one.entry.cost_nano for one in told if isinstance(one, Correction)] == [0, 0, None, 120]
+    assert await store.verify_books() == []
+
+
+async def test_a_correction_wakes_who_watches(store: Store) -> None:
+    """It is news as an entry is."""
+    await store.apply_books([a_settle(None, an_entry("e1"))])
+    start = await store.entries_after(None, 0.0)
+    waiting = asyncio.create_task(store.entries_after(start.cursor, 30.0))
+    await asyncio.sleep(0)
+    await store.apply_books([a_correction("c1", "e1", 200)])
+    ((_seq, told),) = (await waiting).entries
+
+    assert isinstance(told, Correction)
+    assert (told.entry.entry_id, told.entry.cost_nano) == ("e1", 200)
+    assert dict(zip(SUMS, told.differences, strict=True))["cost_nano"] == -100
+
+
+def _name(booked: Booked) -> str:
+    return booked.correction_id if isinstance(booked, Correction) else booked.entry_id
+
+
+def _added(told: Sequence[Booked]) -> dict[str, int]:
+    sums = [one.differences if isinstance(one, Correction) else sums_of(one) for one in told]
+    return dict(zip(SUMS, (sum(column) for column in zip(*sums, strict=True)), strict=True))

@@ -23,7 +23,7 @@ def test_entries_come_in_order_from_any_place() -> None:
     middle = recent.after("life-2")
 
     assert (start.entries, start.cursor, start.lost) == ((), "life-0", False)
-    assert [(seq, entry.entry_id) for seq, entry in middle.entries] == [(3, "e3"), (4, "e4")]
+    assert middle.entries == ((3, entries(3, 3)[0]), (4, entries(4, 4)[0]))
     assert (middle.cursor, middle.lost) == ("life-4", False)
     assert recent.after("life-4").entries == ()
 

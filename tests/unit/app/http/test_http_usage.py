@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from actors.store import Store
 from app import settings
 from app.domain.accounts import Orchestra
 from app.domain.books.budgets import BudgetSpec, OwnerKind, Owners, Window
-from app.domain.books.entries import Ending, Expire, Hold, Settle, UsageEntry
+from app.domain.books.entries import Correct, Ending, Expire, Hold, Settle, UsageEntry
 from app.domain.books.prices import PriceRow, Rates
 from app.domain.callers import CallerSpec, hash_key
 from app.domain.chat import Usage
@@ -256,6 +257,50 @@ async def test_live_shows_entries_as_they_are_booked_and_resumes(http: httpx.Asy
     assert (json.loads(second["data"])["entry_id"], json.loads(second["data"])["cost_usd"]) == ("e2", None)
 
 
+def a_correction(name: str, entry: str, nano: int | None) -> Correct:
+    usage = Usage(input_tokens=8, output_tokens=7)
+    return Correct(correction_id=name, entry_id=entry, usage=usage, cost_nano=nano, price_id="p1", at_s=NOON)
+
+
+async def test_live_entries_and_differences_add_up_to_the_sums(http: httpx.AsyncClient, store: Store) -> None:
+    """A reader who adds what docs/http.md says has the stored figures, and may come back after a correction."""
+    async with http.stream("GET", "/api/v1/usage/live") as response, aclosing(messages(response)) as stream:
+        start = (await _next_event(stream))["id"]
+    await book(store, an_entry("e1"), an_entry("e2", None))
+    await store.apply_books(
+        [a_correction("c1", "e1", None), a_correction("c2", "e2", 70), a_correction("c3", "e1", 30)]
+    )
+    seen: list[dict[str, str]] = []
+    while len(seen) < 5:
+        headers = {"last-event-id": seen[-1]["id"] if seen else start}
+        async with (
+            http.stream("GET", "/api/v1/usage/live", headers=headers) as response,
+            aclosing(messages(response)) as stream,
+        ):
+            seen.append(await _next_event(stream))
+    total = (await http.get("/api/v1/usage/stats", params=RANGE)).json()["total"]
+
+    said = [json.loads(event["data"]) for event in seen]
+    assert [event["event"] for event in seen] == ["usage", "usage", "correction", "correction", "correction"]
+    assert [(one["correction_id"], one["entry_id"], one["cost_usd"]) for one in said[2:]] == [
+        *(("c1", "e1", None), ("c2", "e2", "0.00000007"), ("c3", "e1", "0.00000003"))
+    ]
+    assert [(one["difference"]["unpriced"], one["difference"]["cost_usd"]) for one in said[2:]] == [
+        *((1, "-1.5"), (-1, "0.00000007"), (-1, "0.00000003"))
+    ]
+    added = {name: sum(one.get("difference", one).get(name) or 0 for one in said) for name in _TOKENS}
+    unpriced = [1 if one["cost_usd"] is None else 0 for one in said[:2]] + [
+        one["difference"]["unpriced"] for one in said[2:]
+    ]
+    assert added == {name: total[name] for name in _TOKENS}
+    assert sum(Decimal(one.get("difference", one)["cost_usd"] or 0) for one in said) == Decimal(total["cost_usd"])
+    assert sum(unpriced) == total["unpriced"] == 0
+    assert total["cost_usd"] == "0.0000001"
+
+
+_TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
+
+
 async def test_live_says_where_something_is_missing(http: httpx.AsyncClient, store: Store) -> None:
     """After a restart of the store its numbers begin anew."""
     await book(store, an_entry("e1"))
@@ -336,7 +381,8 @@ async def test_a_key_sees_its_own_use_and_an_admin_everybodys(store: Store, orch
         ):
             seen = [await _next_event(stream), await _next_event(stream)]
             await book(store, an_entry("e3", key="web"), an_entry("e4"))
-            seen.append(await _next_event(stream))
+            await store.apply_books([a_correction("c3", "e3", 1), a_correction("c4", "e4", 1)])
+            seen += [await _next_event(stream), await _next_event(stream)]
     async with a_client(store, orchestra) as nobody:
         unknown = await nobody.get("/api/v1/budgets")
 
@@ -345,7 +391,8 @@ async def test_a_key_sees_its_own_use_and_an_admin_everybodys(store: Store, orch
     assert (refused.status_code, narrowed.status_code, allowed.status_code) == (403, 403, 200)
     assert refused.json()["error"]["param"] == "key"
     assert unknown.status_code == 401
-    assert [json.loads(one["data"]).get("entry_id") for one in seen] == [None, "e1", "e4"]
+    assert [json.loads(one["data"]).get("entry_id") for one in seen] == [None, "e1", "e4", "e4"]
+    assert [one["event"] for one in seen] == ["gap", "usage", "usage", "correction"]
 
 
 async def test_unknown_holds_are_an_admins_to_see_and_settle(store: Store, orchestra: Orchestra) -> None:
