@@ -32,6 +32,7 @@ from actors.chores import keep_doing
 from actors.outbox_rows import OutboxRows
 from actors.repeat_rows import RepeatRows
 from app.domain.books.budgets import BudgetSpec
+from app.domain.books.corrections import Corrected, HandCorrection
 from app.domain.books.entries import Answer, Command, Expire
 from app.domain.books.figures import BudgetFigures, Difference, ExportRow, ReconcileLine
 from app.domain.books.prices import PriceRow
@@ -50,6 +51,7 @@ from app.storage import (
     books_checks,
     budgets,
     call_places,
+    entry_corrections,
     journal,
     ledger,
     migrating,
@@ -301,6 +303,15 @@ class Store:
         now_s = self._wall_s()
         done, commands, answers = await self._write(
             lambda connection: unknown_holds.settle(connection, settlement, now_s), ()
+        )
+        self._tell_booked(commands, answers)
+        return done
+
+    async def correct_entry(self, correction: HandCorrection) -> Corrected:
+        """Book what a person says of an entry; raises NotFoundError, ConflictError, RequestError."""
+        now_s = self._wall_s()
+        done, commands, answers = await self._write(
+            lambda connection: entry_corrections.correct(connection, correction, now_s), ()
         )
         self._tell_booked(commands, answers)
         return done

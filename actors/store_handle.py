@@ -10,6 +10,7 @@ from typing import cast
 from actors.handles import CONTROL_TIMEOUT_S, STORE_PATIENCE_S, ActorHandle
 from actors.packing import pack, unpack
 from app.domain.books.budgets import BudgetSpec
+from app.domain.books.corrections import Corrected, HandCorrection
 from app.domain.books.entries import Answer, Command
 from app.domain.books.figures import BudgetFigures, Difference, ExportRow, ReconcileLine
 from app.domain.books.prices import PriceRow
@@ -120,6 +121,9 @@ class StoreHandle:
 
     async def settle_unknown(self, settlement: Settlement) -> Settled:
         return cast("Settled", await self._actor.ask("settle_unknown", settlement))
+
+    async def correct_entry(self, correction: HandCorrection) -> Corrected:
+        return cast("Corrected", await self._actor.ask("correct_entry", correction))
 
     async def entries_after(self, cursor: str | None, *, wait_s: float) -> LiveUsage:
         answer = await self._actor.ask("entries_after", cursor, wait_s, timeout_s=wait_s + CONTROL_TIMEOUT_S)

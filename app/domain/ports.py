@@ -7,6 +7,7 @@ from typing import Protocol
 
 from app.domain.accounts import Orchestra
 from app.domain.books.budgets import Owners
+from app.domain.books.corrections import Corrected, HandCorrection
 from app.domain.books.entries import Answer, Command
 from app.domain.books.figures import BudgetFigures
 from app.domain.books.unknown import Settled, Settlement, UnknownHold
@@ -155,6 +156,15 @@ class UsageBooks(Protocol):
             NotFoundError: there is no such hold.
             ConflictError: somebody knows, or it is settled otherwise.
             RequestError: the settlement makes no sense.
+        """
+
+    async def correct_entry(self, correction: HandCorrection) -> Corrected:
+        """Book what a person says of an entry; may be repeated.
+
+        Raises:
+            NotFoundError: there is no such entry.
+            ConflictError: it was corrected before, or nothing was bought with it.
+            RequestError: the correction makes no sense.
         """
 
 

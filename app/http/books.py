@@ -1,4 +1,4 @@
-"""Routes for who keeps the books: holds of which nobody knows what was bought, and how a person settles one.
+"""Routes for who keeps the books: holds of which nobody knows what was bought, and what a person says of them.
 
 Decodes, asks the books, encodes. Where keys are configured they are for one with `admin: true`.
 """
@@ -12,17 +12,20 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from app.domain.books.corrections import ID_PATTERN, HandCorrection
 from app.domain.books.money import USD_MAX, is_amount, nano_from_usd
 from app.domain.books.unknown import REASON_CHARS_MAX, Settlement
 from app.domain.gateway import ANONYMOUS, Caller
 from app.domain.ports import UsageBooks
 from app.http.body import JsonRoute
-from app.http.books_wire import settled_json, unknown_list_json
+from app.http.books_wire import corrected_json, settled_json, unknown_list_json
 from app.http.documented import BODY, refusals
 from app.http.errors import HttpProblem
 
 TOKENS_MAX = 10**15
 NAME_CHARS_MAX = 200
+ENTRY_CHARS_MAX = 500
+"""Ids of entries may name a run, a task and an attempt."""
 
 router = APIRouter(prefix="/api/v1/books", tags=["usage"], route_class=JsonRoute)
 
@@ -72,9 +75,7 @@ class SettleIn(BaseModel):
     @field_validator("usd")
     @classmethod
     def _amount(cls, usd: str | None) -> str | None:
-        if usd is not None and usd != "0" and not is_amount(usd):
-            raise ValueError(f"an amount in dollars is decimal text up to {USD_MAX}, in whole nano-dollars")
-        return usd
+        return _checked(usd)
 
 
 class SettledOut(BaseModel):
@@ -86,6 +87,47 @@ class SettledOut(BaseModel):
     tokens: int
     reason: str = Field(description="Who said so, and why.")
     repeated: bool = Field(description="It was settled so before; nothing changed.")
+
+
+class CorrectIn(BaseModel):
+    """What an entry's attempt consumed and cost; what is null stays as it stands."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    entry_id: str = Field(min_length=1, max_length=ENTRY_CHARS_MAX)
+    usd: str | None = Field(default=None, description="Dollars as decimal text.")
+    input_tokens: int | None = Field(default=None, ge=0, le=TOKENS_MAX, description="Cached ones included.")
+    output_tokens: int | None = Field(default=None, ge=0, le=TOKENS_MAX, description="Reasoning included.")
+    reason: str = Field(min_length=1, max_length=REASON_CHARS_MAX, description="Kept with the correction.")
+    id: str = Field(
+        default="",
+        pattern=f"^{ID_PATTERN}$",
+        description="Tells corrections of one entry apart; without one an entry is corrected once.",
+    )
+
+    @field_validator("usd")
+    @classmethod
+    def _amount(cls, usd: str | None) -> str | None:
+        return _checked(usd)
+
+
+class EntryFiguresOut(BaseModel):
+    """What an entry says."""
+
+    cost_usd: str | None = Field(description="Null: the price is unknown.")
+    input_tokens: int
+    output_tokens: int
+
+
+class CorrectedOut(BaseModel):
+    """What stands in the books for the entry with this correction, and what stood there before it."""
+
+    entry_id: str
+    correction_id: str
+    before: EntryFiguresOut
+    after: EntryFiguresOut
+    reason: str = Field(description="Who said so, and why.")
+    repeated: bool = Field(description="It was corrected so before; nothing changed.")
 
 
 @router.get(
@@ -122,6 +164,35 @@ async def settle(request: Request, body: SettleIn) -> Response:
         model=body.model,
     )
     return JSONResponse(settled_json(await _books(request).settle_unknown(settlement)))
+
+
+@router.post(
+    "/correct",
+    summary="Correct an entry",
+    response_model=CorrectedOut,
+    responses=refusals(*BODY, 401, 403, 404, 409),
+)
+async def correct(request: Request, body: CorrectIn) -> Response:
+    """Book the difference between what an entry says and what was billed, with who says so and why.
+
+    The entry stays, the correction is a row of its own. The same again changes nothing.
+    """
+    correction = HandCorrection(
+        entry_id=body.entry_id,
+        nano=None if body.usd is None else nano_from_usd(body.usd),
+        input_tokens=body.input_tokens,
+        output_tokens=body.output_tokens,
+        reason=body.reason,
+        by=_keeper(request),
+        name=body.id,
+    )
+    return JSONResponse(corrected_json(await _books(request).correct_entry(correction)))
+
+
+def _checked(usd: str | None) -> str | None:
+    if usd is not None and usd != "0" and not is_amount(usd):
+        raise ValueError(f"an amount in dollars is decimal text up to {USD_MAX}, in whole nano-dollars")
+    return usd
 
 
 def _books(request: Request) -> UsageBooks:

@@ -1,9 +1,10 @@
-"""Writes unknown holds and their settlements as JSON: for the routes, and for the command line beside a database."""
+"""Writes unknown holds, settlements and corrections as JSON: for the routes, and the command line beside a database."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from app.domain.books.corrections import Corrected, EntryFigures, HandCorrection
 from app.domain.books.money import usd_from_nano
 from app.domain.books.unknown import Settled, Settlement, UnknownHold
 from app.domain.chat import Json
@@ -58,4 +59,36 @@ def settled_json(done: Settled) -> dict[str, Json]:
         "tokens": done.tokens,
         "reason": done.reason,
         "repeated": done.repeated,
+    }
+
+
+def correct_json(correction: HandCorrection) -> dict[str, Json]:
+    """Return the body with which a correction is sent; who says so, the server knows by the key."""
+    return {
+        "entry_id": correction.entry_id,
+        "usd": None if correction.nano is None else usd_from_nano(correction.nano),
+        "input_tokens": correction.input_tokens,
+        "output_tokens": correction.output_tokens,
+        "reason": correction.reason,
+        "id": correction.name,
+    }
+
+
+def corrected_json(done: Corrected) -> dict[str, Json]:
+    """Return what stands in the books for an entry that was corrected, and what stood there before."""
+    return {
+        "entry_id": done.entry_id,
+        "correction_id": done.correction_id,
+        "before": _figures_json(done.before),
+        "after": _figures_json(done.after),
+        "reason": done.reason,
+        "repeated": done.repeated,
+    }
+
+
+def _figures_json(figures: EntryFigures) -> dict[str, Json]:
+    return {
+        "cost_usd": None if figures.cost_nano is None else usd_from_nano(figures.cost_nano),
+        "input_tokens": figures.input_tokens,
+        "output_tokens": figures.output_tokens,
     }

@@ -146,3 +146,37 @@ async def settle(  # noqa: PLR0913  one parameter an option
         model=model,
     )
     return await unknown_commands.settle(asked.target, settling, as_json=asked.as_json)
+
+
+@books.command("correct", epilog='Example: tutti books correct ENTRY --usd 0.42 --reason "invoice of November"')
+@asking(server=BooksServer)
+async def correct(  # noqa: PLR0913  one parameter an option
+    asked: Asked,
+    entry: Annotated[str, typer.Argument(metavar="ENTRY", help="Id of the entry; events and the live stream name it.")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept in the books, with your name.")],
+    usd: Annotated[str | None, typer.Option("--usd", metavar="USD", help="What was billed, in all.")] = None,
+    input_tokens: Annotated[
+        int | None, typer.Option("--input-tokens", metavar="N", min=0, help="Read by the provider, cached included.")
+    ] = None,
+    output_tokens: Annotated[
+        int | None, typer.Option("--output-tokens", metavar="N", min=0, help="Made by it, reasoning included.")
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--id", metavar="ID", help="Of this correction; needed to correct an entry once more.")
+    ] = "",
+) -> int:
+    """Correct an entry whose usage turned out otherwise: what is not given stays, the difference is a row of its own.
+
+    The same again changes nothing. Without a running server the database is opened for it.
+    """
+    from app.terminal import correct_commands
+
+    correcting = correct_commands.Correcting(
+        entry_id=entry,
+        reason=reason,
+        usd=usd,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        name=name,
+    )
+    return await correct_commands.correct(asked.target, correcting, as_json=asked.as_json)

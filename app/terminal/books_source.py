@@ -18,16 +18,17 @@ from sqlalchemy import Connection
 
 from app import settings
 from app.domain.accounts import Orchestra
+from app.domain.books.corrections import HandCorrection
 from app.domain.books.figures import Difference, ExportRow, ReconcileLine
 from app.domain.books.unknown import Settlement, UnknownHold
 from app.domain.chat import Json
 from app.domain.errors import NotFoundError, RequestError
-from app.http.books_wire import settle_json, settled_json, unknown_list_json
+from app.http.books_wire import correct_json, corrected_json, settle_json, settled_json, unknown_list_json
 from app.http.errors import HttpProblem
 from app.http.usage_parameters import UsageParameters, read_query
 from app.http.usage_wire import budgets_json, usage_json
 from app.ready_file import find_server
-from app.storage import books_checks, budgets, migrating, unknown_holds, usage_queries
+from app.storage import books_checks, budgets, entry_corrections, migrating, unknown_holds, usage_queries
 from app.storage.books_reads import as_of_one_moment_at_length
 from app.storage.database import open_for_reading
 from app.storage.faults import fault, is_storage_error
@@ -95,12 +96,38 @@ async def get_unknown(target: Target) -> dict[str, Json]:
 
 async def settle(target: Target, settlement: Settlement) -> dict[str, Json]:
     """Settle one as ``POST /api/v1/books/settle`` does: through the server, or in the database where none runs."""
+    return await _say(
+        target,
+        ("settle", settle_json(settlement)),
+        lambda connection: settled_json(unknown_holds.settle(connection, settlement, time.time())[0]),
+    )
+
+
+async def correct(target: Target, correction: HandCorrection) -> dict[str, Json]:
+    """Correct an entry as ``POST /api/v1/books/correct`` does; through the server or in the database, as ``settle``."""
+    return await _say(
+        target,
+        ("correct", correct_json(correction)),
+        lambda connection: corrected_json(entry_corrections.correct(connection, correction, time.time())[0]),
+    )
+
+
+def configuration(target: Target) -> Orchestra:
+    """Return the configuration that names the database and the accounts."""
+    return settings.load(target.config)
+
+
+async def _say(
+    target: Target, said: tuple[str, dict[str, Json]], write: Callable[[Connection], dict[str, Json]]
+) -> dict[str, Json]:
+    """Send what is said, by the route's name, to the server; write it into the database where none runs."""
+    route, body = said
     orchestra = configuration(target)
     server = target.server if target.server is not None else find_server(Path(orchestra.data_dir))
     if server is not None:
         desk = HttpDesk(checked_address(server))
         try:
-            return await desk.post_document("/api/v1/books/settle", settle_json(settlement))
+            return await desk.post_document(f"/api/v1/books/{route}", body)
         finally:
             await desk.aclose()
     place = Place(Path(orchestra.data_dir), orchestra.store_url)
@@ -108,15 +135,9 @@ async def settle(target: Target, settlement: Settlement) -> dict[str, Json]:
         raise _no_books(place)
     store = await asyncio.to_thread(open_store, place)
     try:
-        found = store.writer.submit(lambda connection: unknown_holds.settle(connection, settlement, time.time()))
-        return settled_json((await asyncio.wrap_future(found))[0])
+        return await asyncio.wrap_future(store.writer.submit(write))
     finally:
         await asyncio.to_thread(store.close)
-
-
-def configuration(target: Target) -> Orchestra:
-    """Return the configuration that names the database and the accounts."""
-    return settings.load(target.config)
 
 
 async def _fetch(server: str, path: str) -> dict[str, Json]:

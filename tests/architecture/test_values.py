@@ -21,6 +21,7 @@ MODULES = (
     *(
         "trace_context",
         "books.budgets",
+        "books.corrections",
         "books.entries",
         "books.figures",
         "books.prices",

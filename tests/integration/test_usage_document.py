@@ -28,10 +28,11 @@ OPERATIONS = (
     ("GET", "/api/v1/budgets"),
     ("GET", "/api/v1/books/unknown"),
     ("POST", "/api/v1/books/settle"),
+    ("POST", "/api/v1/books/correct"),
 )
 """All but ``/api/v1/usage/live``, which does not end."""
-NEVER_200 = {"/api/v1/books/settle"}
-"""Nobody guesses the id of a hold."""
+NEVER_200 = {"/api/v1/books/settle", "/api/v1/books/correct"}
+"""Nobody guesses the id of a hold or an entry."""
 EXAMPLES = 60
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 

@@ -223,7 +223,7 @@ class Batch:
         )
         after = sums_of(entry)
         correction = BookedEntry(
-            entry=entry,
+            entry=replace(entry, error_kind=command.note or entry.error_kind),
             row_id=command.correction_id,
             sums=tuple(new - old for new, old in zip(after, before, strict=True)),
             hold_id=booked.hold_id,

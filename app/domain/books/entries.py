@@ -126,6 +126,8 @@ class Correct:
     cost_nano: int | None
     price_id: str | None
     at_s: float
+    note: str = ""
+    """Who corrects by hand, and why; stands as ``error_kind`` in the correction's row."""
 
 
 Command: TypeAlias = Hold | Settle | Void | Expire | Correct

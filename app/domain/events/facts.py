@@ -19,6 +19,7 @@ from app.domain.run import RunEvent
 
 if TYPE_CHECKING:
     from app.domain.books.balances import BookedEntry
+    from app.domain.books.corrections import Corrected, HandCorrection
     from app.domain.books.unknown import Settlement
 
 Told: TypeAlias = tuple[str, int, Mapping[str, object]]
@@ -70,6 +71,19 @@ def settled_told(settlement: Settlement, entry: UsageEntry, at_s: float) -> Told
         "hold_id": settlement.hold_id,
         "entry_id": entry.entry_id,
         "cost_nano": entry.cost_nano,
+    }
+    return "operator.acted", _ns(at_s), values
+
+
+def corrected_told(correction: HandCorrection, done: Corrected, at_s: float) -> Told:
+    """Return that a person corrected an entry: who, and to which cost; their words stay in the books."""
+    values = {
+        "operator": correction.by,
+        "subject": "an entry",
+        "reason": "figures",
+        "outcome": "success",
+        "entry_id": done.entry_id,
+        "cost_nano": done.after.cost_nano,
     }
     return "operator.acted", _ns(at_s), values
 

@@ -260,7 +260,7 @@ _SYSTEM = (
     _type(
         "operator.acted",
         EventClass.AUDIT,
-        "An operator did something: settled a hold, deleted a person's events, replayed or dropped dead letters.",
+        "An operator settled a hold, corrected an entry, deleted a person's events, replayed or dropped dead letters.",
         ("operator", "subject", "reason", "outcome", "hold_id", "entry_id", "cost_nano"),
         about=("audit", "configuration", "change"),
     ),

@@ -11,12 +11,13 @@ import pytest
 from sqlalchemy import Engine, insert
 
 from app.domain.books.budgets import Owners
+from app.domain.books.corrections import HandCorrection
 from app.domain.books.entries import Correct, Ending, Expire
 from app.domain.books.unknown import Settlement
 from app.domain.chat import Usage
 from app.domain.events.spooled import SpooledEvent
 from app.domain.run import RunEvent
-from app.storage import journal, ledger, outbox, unknown_holds
+from app.storage import entry_corrections, journal, ledger, outbox, unknown_holds
 from app.storage.tables import run
 from tests.fakes.ledger_commands import ALICE, NOON_S, a_budget, a_hold, a_settle, an_entry, fresh_books
 
@@ -153,6 +154,27 @@ def test_what_a_person_says_of_a_hold_is_told_as_their_act_and_without_their_wor
     (posting,) = told(engine, "call.finished")
     assert (posting["tutti.ledger.ending"], posting["tutti.cost.nano_usd"]) == ("settled", 70)
     assert "error.type" not in posting
+    assert CANARY.encode() not in b"".join(event.body for event in waiting(engine))
+
+
+def test_what_a_person_corrects_is_told_as_their_act_and_as_a_correction(engine: Engine) -> None:
+    """Once, with the figures, and without their words."""
+    do(engine, a_settle(None, an_entry("e1", 40)))
+    correction = HandCorrection(entry_id="e1", reason=CANARY, by="olga", nano=30, output_tokens=8)
+    for _ in range(2):
+        with engine.begin() as connection:
+            entry_corrections.correct(connection, correction, NOON_S + 90)
+
+    (act,) = told(engine, "operator.acted")
+    assert act == act | {
+        "tutti.event.class": "audit",
+        "tutti.audit.operator": "olga",
+        "tutti.audit.subject": "an entry",
+        "tutti.ledger.entry_id": "e1",
+        "tutti.cost.nano_usd": 30,
+    }
+    (corrected,) = told(engine, "ledger.corrected")
+    assert (corrected["tutti.ledger.correction_id"], corrected["gen_ai.usage.output_tokens"]) == ("e1/corrected", 8)
     assert CANARY.encode() not in b"".join(event.body for event in waiting(engine))
 
 

@@ -426,7 +426,7 @@ def test_version_is_the_packages() -> None:
         *(["run"], ["plan"], ["serve"], ["init"], ["check"], ["reload"], ["accounts"], ["simulate"]),
         *(["projects", name] for name in ("list", "show", "watch", "answer", "cancel", "retry", "resume", "fork")),
         *(["usage"], ["budgets"], ["projects", "export"]),
-        *(["books", name] for name in ("verify", "reconcile", "unknown", "settle")),
+        *(["books", name] for name in ("verify", "reconcile", "unknown", "settle", "correct")),
         *(["db", name] for name in ("status", "migrate", "backup", "restore")),
     ],
 )
