@@ -65,10 +65,11 @@ async def test_full_outbox_holds_back_purchases_until_it_is_shipped(store: Store
 async def test_nothing_that_waits_is_given_up_before_the_configuration_is_known(store: Store) -> None:
     """A store that just came back does not know whether somebody takes its events."""
     await store.apply_books([a_settle(None, an_entry("e1", at_s=NOON_S - 10**7))])
-    assert await store._outbox.expire() == 0
+    await store._outbox.expire()
+    assert len(await waiting(store)) == 1
 
     await store.outbox("configure", (EventsSpec(),))
-    assert await store._outbox.expire() == 1
+    await store._outbox.expire()  # if the store's own look was not faster
     backlog = await store.outbox("backlog", ())
     assert isinstance(backlog, Backlog)
     assert backlog.count == 0
