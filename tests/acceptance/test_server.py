@@ -10,6 +10,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,19 +21,24 @@ import pytest
 
 from tests.acceptance.conftest import ServeIt, Server, free_port, gone_within, run_tutti
 from tests.fakes import pool
+from tests.fakes.pool import MODELS
 from tests.fakes.scripted import ASSUMED, CHINESE, ENGLISH, QUESTION, VAGUE, VIETNAMESE, worker_rule
 from tests.fakes.simulated import Simulator
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 DRAIN_WITHIN_S = 30
 """The promised 20 s, and what a busy machine takes to notice."""
+LONG_WORK_S = 2.0
+"""Long enough to kill somebody meanwhile."""
 HTTP = httpx.Client(timeout=60)
 
 
 @pytest.fixture(scope="module")
 def server(serve_it: ServeIt, simulator: Simulator) -> Server:
-    """One server for the tests that leave it running."""
-    return serve_it(pool.three_accounts(simulator.url))
+    """One server for the tests that leave it running: it asks about calls that were lost."""
+    careful = pool.three_accounts(simulator.url)
+    careful["coordinator"]["on_unknown"] = "hold"
+    return serve_it(careful)
 
 
 @pytest.fixture
@@ -207,6 +213,82 @@ def test_project_is_done_again_forked_and_exported_by_the_command_line(
     assert json.loads(files["run.json"])["forked_from"] == run_id
     assert files["calls.jsonl"].count(b"\n") == files["entries.jsonl"].count(b"\n") > 0
     assert not [name for name, data in files.items() if b"sk-" in data]
+
+
+@pytest.mark.parametrize("killed", ["AccountActor", "Coordinator"])
+def test_a_call_that_was_lost_is_bought_again_when_the_command_line_says_so(
+    server: Server, url: str, simulator: Simulator, killed: str
+) -> None:
+    """SIGKILL while the last task's call is at its provider: a question and nothing bought until it is answered."""
+    last = ENGLISH.step("t4")
+    simulator.reset(worker_rule(last, text=last.result, latency={"kind": "constant", "mean_s": LONG_WORK_S}))
+    run_id = post(f"{url}/v1/projects", {"request_text": ENGLISH.request}).json()["run_id"]
+    wait_for(lambda: simulator.asked("worker") == len(ENGLISH.steps))
+    victims = [one for one in server.descendants() if " ".join(one.cmdline()).startswith(f"ray::{killed}")]
+    assert victims
+    for victim in victims:
+        victim.kill()
+    asking = finished(url, run_id)
+    wait_for(lambda: simulator.stats()["total"]["in_flight"] == 0)
+    *others, lost = bills_of(simulator)
+    (unknown,) = unknown_of(url, run_id)
+    known = bought_by(url, run_id)
+    resumed = server.tutti("projects", "resume", run_id, "--buy-again")
+    watched = server.tutti("projects", "watch", run_id, "--json")
+    bills, bought = bills_of(simulator), bought_by(url, run_id)
+
+    assert (asking["status"], len(asking["questions"])) == ("needs_answers", 1)
+    assert "t4" in asking["questions"][0]["question"]
+    assert known == summed(others)
+    assert unknown["tokens"] >= lost[0] > 0
+    assert nano(unknown["usd"]) >= lost[1] > 0
+    assert (resumed.returncode, watched.returncode) == (0, 0), resumed.stderr + watched.stderr
+    assert json.loads(watched.stdout)["answer"] == ENGLISH.answer
+    assert simulator.asked("worker") == len(ENGLISH.steps) + 1
+    assert bought == summed([*others, *bills[len(others) + 1 :]])
+    assert unknown_of(url, run_id)[0]["hold_id"] == unknown["hold_id"]
+
+    usd = Decimal(lost[1]) / 10**9
+    invoice = ("--usd", str(usd), "--tokens", str(lost[0]), "--reason", "the provider's log")
+    settled = server.tutti("books", "settle", unknown["hold_id"], *invoice)
+    assert settled.returncode == 0, settled.stderr
+    assert bought_by(url, run_id) == summed(bills)
+    assert unknown_of(url, run_id) == []
+
+
+def bills_of(simulator: Simulator) -> list[tuple[int, int]]:
+    """Return what the provider billed for each request, in the order of arrival: tokens and nano-dollars."""
+    rows = simulator.stats(log=True)["log"]
+    return [(row["input_tokens"] + row["output_tokens"], cost_nano(row)) for row in rows]
+
+
+def cost_nano(row: dict[str, Any]) -> int:
+    """Return what one request costs, in nano-dollars."""
+    model = MODELS[row["model"]]
+    read, written = nano(model["input_usd_per_mtok"]), nano(model["output_usd_per_mtok"])
+    return int(row["input_tokens"] * read + row["output_tokens"] * written) // 10**6
+
+
+def summed(bills: list[tuple[int, int]]) -> tuple[int, int]:
+    """Return tokens and nano-dollars of all."""
+    return sum(tokens for tokens, _nano in bills), sum(amount for _tokens, amount in bills)
+
+
+def bought_by(url: str, run_id: str) -> tuple[int, int]:
+    """Return what the books say that a run bought: tokens and nano-dollars."""
+    total = HTTP.get(f"{url}/api/v1/usage/stats", params={"run": run_id}).json()["total"]
+    return total["input_tokens"] + total["output_tokens"], nano(total["cost_usd"])
+
+
+def unknown_of(url: str, run_id: str) -> list[dict[str, Any]]:
+    """Return the holds of a run of which nobody knows what was bought."""
+    rows = HTTP.get(f"{url}/api/v1/books/unknown").json()["data"]
+    return [row for row in rows if row["run"] == run_id]
+
+
+def nano(usd: str | float) -> int:
+    """Return an amount in nano-dollars."""
+    return int(Decimal(str(usd)) * 10**9)
 
 
 def test_defaults_are_assumed_when_asked_to(url: str) -> None:
