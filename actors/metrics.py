@@ -1,13 +1,15 @@
 """Tells Ray twice a second what this process measured, from a thread of its own; the endpoint is that of Ray's agent.
 
-What was added up since the last time is told: a counter in one step, a distribution value by value, since Ray takes no
-counts. Every number thus leaves late and off the request's path.
+What was added up since the last time is told: a counter in one step, a distribution by its buckets' counts, each as a
+level that only grows. Ray's own histogram takes no counts, and its agent records every value once more: with six values
+a request that was a tenth of all that it costs. Names, labels and queries are those of a histogram.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from itertools import accumulate
 from typing import Any
 
 import ray
@@ -17,6 +19,8 @@ from app.services.telemetry import instruments
 from app.services.telemetry.metrics import Counter, Gauge, Histogram, Instrument, Labels
 
 PERIOD_S = 0.5
+LE = "le"
+"""Prometheus' label of a bucket: its bound, which lies in it; each bucket holds those below."""
 REFRESH_PERIODS = 10
 """A level is told again so often: Ray's agent forgets what nobody repeats."""
 
@@ -77,31 +81,25 @@ class MetricsReporter:
                 self._metric(source).set(value, tags=_tags(source, labels))
 
     def _distribute(self, source: Histogram) -> None:
-        bounds = source.spec.buckets
-        inside = (*bounds, bounds[-1] * 2)
+        bounds = [str(bound) for bound in source.spec.buckets]
         for labels, counts in source.values().items():
             key = (source.spec.name, labels)
-            told = self._told.get(key)
-            if told == counts:
+            if self._told.get(key) == counts and self._round % REFRESH_PERIODS:
                 continue
             self._told[key] = counts
-            metric, tags = self._metric(source), _tags(source, labels)
-            for value, count, before in zip(inside, counts, told or (0,) * len(counts), strict=True):
-                for _ in range(count - before):
-                    metric.observe(value, tags=tags)
+            tags = _tags(source, labels)
+            bucket = self._metric(source, "_bucket", (LE,))
+            for bound, count in zip((*bounds, "+Inf"), accumulate(counts), strict=True):
+                bucket.set(count, tags={**tags, LE: bound})
+            self._metric(source, "_count").set(sum(counts), tags=tags)
+            self._metric(source, "_sum").set(source.sum(labels), tags=tags)
 
-    def _metric(self, source: Instrument) -> Any:
-        spec = source.spec
-        found = self._metrics.get(spec.name)
+    def _metric(self, source: Instrument, part: str = "", more_labels: tuple[str, ...] = ()) -> Any:
+        spec, name = source.spec, source.spec.name + part
+        found = self._metrics.get(name)
         if found is None:
-            kinds: dict[str, Any] = {"counter": ray_metrics.Counter, "gauge": ray_metrics.Gauge}
-            if spec.kind == "histogram":
-                found = ray_metrics.Histogram(
-                    spec.name, description=spec.meaning, boundaries=list(spec.buckets), tag_keys=spec.labels
-                )
-            else:
-                found = kinds[spec.kind](spec.name, description=spec.meaning, tag_keys=spec.labels)
-            self._metrics[spec.name] = found
+            kind = ray_metrics.Counter if spec.kind == "counter" else ray_metrics.Gauge
+            found = self._metrics[name] = kind(name, description=spec.meaning, tag_keys=(*spec.labels, *more_labels))
         return found
 
 

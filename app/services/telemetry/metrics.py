@@ -107,6 +107,7 @@ class Histogram:
         self._bounds = spec.buckets
         self._bounded = _Bounded(spec)
         self._series: dict[Labels, list[int]] = {}
+        self._sums: dict[Labels, float] = {}
 
     def observe(self, value: float, *labels: str) -> None:
         """Count a value in the series of these label values."""
@@ -117,11 +118,17 @@ class Histogram:
             if series is None:
                 self._bounded.note()
                 series = self._series[labels] = [0] * (len(self._bounds) + 1)
+                self._sums[labels] = 0.0
         series[bisect_left(self._bounds, value)] += 1
+        self._sums[labels] += value
 
     def values(self) -> dict[Labels, tuple[int, ...]]:
         """Return every series' counts so far: one for each bucket, then those above all."""
         return {labels: tuple(counts) for labels, counts in self._series.copy().items()}
+
+    def sum(self, labels: Labels) -> float:
+        """Return what the values of one series add up to."""
+        return self._sums[labels]
 
 
 Instrument = Counter | Gauge | Histogram

@@ -17,7 +17,7 @@ class Told:
     def __init__(self) -> None:
         self.heard: list[tuple[str, float, dict[str, str]]] = []
 
-    def make(self, name: str, *, description: str, tag_keys: tuple[str, ...], boundaries: object = None) -> Any:
+    def make(self, name: str, *, description: str, tag_keys: tuple[str, ...]) -> Any:
         assert description
         told = self
 
@@ -26,7 +26,7 @@ class Told:
                 assert tuple(tags) == tag_keys
                 told.heard.append((name, value, tags))
 
-            set = observe = inc
+            set = inc
 
         return Metric()
 
@@ -38,7 +38,7 @@ class Told:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     told = Told()
-    for kind in ("Counter", "Gauge", "Histogram"):
+    for kind in ("Counter", "Gauge"):
         monkeypatch.setattr(f"ray.util.metrics.{kind}", told.make)
     return told
 
@@ -62,19 +62,39 @@ def test_counter_is_told_what_came_since_the_last_time(told: Told) -> None:
     assert told.take() == [("counter", 2, {"a": "x"}), ("counter", 3, {"a": "x"})]
 
 
-def test_histogram_is_told_value_by_value_in_its_bucket(told: Told) -> None:
-    """A bucket's own bound lies in it, and what is above all lies above."""
+def test_histogram_is_told_by_its_buckets_counts(told: Told) -> None:
+    """A bucket's own bound lies in it, each holds those below, and the sum is exact."""
     histogram = Histogram(spec("histogram"))
     reporter = MetricsReporter((histogram,))
-    for value in (0.1, 0.2, 1.5, 9.0):
+    for value in (0.1, 1.0, 1.5, 9.0):
         histogram.observe(value, "x")
     reporter.report()
-    first = [value for _name, value, _tags in told.take()]
-    histogram.observe(1.7, "x")
+    first = told.take()
+    reporter.report()
+    unchanged = told.take()
+    histogram.observe(1.75, "x")
     reporter.report()
 
-    assert first == [1.0, 1.0, 2.0, 4.0]
-    assert [value for _name, value, _tags in told.take()] == [2.0]
+    assert first == [
+        ("histogram_bucket", 2, {"a": "x", "le": "1.0"}),
+        ("histogram_bucket", 3, {"a": "x", "le": "2.0"}),
+        ("histogram_bucket", 4, {"a": "x", "le": "+Inf"}),
+        ("histogram_count", 4, {"a": "x"}),
+        ("histogram_sum", 11.6, {"a": "x"}),
+    ]
+    assert unchanged == []
+    assert [value for _name, value, _tags in told.take()] == [2, 4, 5, 5, 13.35]
+
+
+def test_histogram_is_told_again_before_ray_forgets_it(told: Told) -> None:
+    """A server that is asked nothing for a while still says how fast it was."""
+    histogram = Histogram(spec("histogram"))
+    reporter = MetricsReporter((histogram,))
+    histogram.observe(1.0, "x")
+    for _ in range(REFRESH_PERIODS):
+        reporter.report()
+
+    assert len(told.take()) == 2 * 5
 
 
 def test_level_is_told_when_it_changes_and_again_before_ray_forgets_it(told: Told) -> None:
