@@ -3,6 +3,8 @@
 Closed loop on loopback against an upstream with 50 ms of latency. The figure is CPU seconds (user and system) of all
 processes of the measured tree, net of what the same tree takes idle, watched just before. Upstream and load generator
 are processes of their own and do not count. Peers that do not install here are left out, with the reason.
+
+All are up at once and take turns: the speed of a shared machine changes within minutes, by more than what is compared.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import psutil
 
@@ -56,6 +60,7 @@ class Durations:
     one_s: float = 5.0
     many_s: float = PERIOD_S - TRAIL_S
     rounds: int = 2
+    """Turns of each part and target."""
     connections: tuple[int, ...] = (1, 32, 128)
 
 
@@ -64,7 +69,7 @@ SHORT = Durations(first_s=2.0, idle_s=1.5, warm_s=0.5, one_s=2.5, many_s=2.5, ro
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One window of load."""
+    """One window of load, or several."""
 
     answered: int
     failed: int
@@ -121,30 +126,68 @@ def upstream() -> Iterator[tuple[str, int]]:
         process.stdout.close()
 
 
-def watch(target: Target, provider: int, durations: Durations) -> Found:
-    """Measure one target that is up."""
-    _load(target, _job(target, connections=32, seconds=0.1, warm_s=durations.first_s), provider, idle_share=0.0)
-    found = Found(idle_share=_idle_share(target, durations.idle_s))
-    for connections in durations.connections:
-        seconds = durations.one_s if connections == 1 else durations.many_s
-        job = _job(target, connections=connections, seconds=seconds, warm_s=durations.warm_s)
-        found.parts[str(connections)] = _load(target, job, provider, idle_share=found.idle_share)
-    for name, spread_s, rounds in (("spread", stream_s(1, 0), durations.rounds), ("at once", 0.0, 1)):
-        job = _job(target, connections=STREAMS, seconds=rounds, warm_s=0.2)
-        job.update(stream=True, spread_s=spread_s)
-        found.parts[name] = _load(target, job, provider, idle_share=found.idle_share)
+def watch(targets: Mapping[str, Target], provider: int, durations: Durations) -> dict[str, Found]:
+    """Measure targets that are up, in turns."""
+    found: dict[str, Found] = {}
+    for target in targets.values():
+        _load(target, _job(target, connections=32, seconds=0.1, warm_s=durations.first_s), provider, idle_share=0.0)
+    for name, target in targets.items():
+        found[name] = Found(idle_share=_idle_share(target, durations.idle_s))
+    for part, job in _parts(durations).items():
+        print(f"… {part}", file=sys.stderr, flush=True)
+        turns: dict[str, list[Part]] = {name: [] for name in targets}
+        for _ in range(durations.rounds):
+            for name, target in targets.items():
+                idle_share = found[name].idle_share
+                turns[name].append(_load(target, _job(target, **job), provider, idle_share=idle_share))
+        for name, each in turns.items():
+            found[name].parts[part] = _together(each)
     return found
 
 
-def _job(target: Target, *, connections: int, seconds: float, warm_s: float) -> dict[str, object]:
+def _parts(durations: Durations) -> dict[str, dict[str, Any]]:
+    parts: dict[str, dict[str, Any]] = {}
+    for connections in durations.connections:
+        seconds = durations.one_s if connections == 1 else durations.many_s
+        parts[str(connections)] = {"connections": connections, "seconds": seconds, "warm_s": durations.warm_s}
+    streams = {"connections": STREAMS, "seconds": 1, "warm_s": 0.2, "stream": True}
+    parts["spread"] = {**streams, "spread_s": stream_s(1, 0)}
+    parts["at once"] = {**streams, "spread_s": 0.0}
+    return parts
+
+
+def _together(turns: Sequence[Part]) -> Part:
+    """Return several windows as one: sums, the mean of the medians, the worst of the rest."""
+    by_kind: Counter[str] = Counter()
+    for turn in turns:
+        by_kind.update(turn.by_kind)
+    return Part(
+        answered=sum(turn.answered for turn in turns),
+        failed=sum(turn.failed for turn in turns),
+        reconnected=sum(turn.reconnected for turn in turns),
+        said=next((turn.said for turn in turns if turn.said), ""),
+        chunks=sum(turn.chunks for turn in turns),
+        wall_s=round(sum(turn.wall_s for turn in turns), 3),
+        median_s=statistics.fmean(turn.median_s for turn in turns),
+        p99_s=max(turn.p99_s for turn in turns),
+        cpu_s=sum(turn.cpu_s for turn in turns),
+        upstream_cpu_s=sum(turn.upstream_cpu_s for turn in turns),
+        others_share=max(turn.others_share for turn in turns),
+        by_kind=dict(by_kind.most_common()),
+    )
+
+
+def _job(
+    target: Target, *, connections: int, seconds: float, warm_s: float, stream: bool = False, spread_s: float = 0.0
+) -> dict[str, object]:
     return {
         "url": target.url,
         "headers": dict(target.headers),
         "connections": connections,
         "seconds": seconds,
         "warm_s": warm_s,
-        "stream": False,
-        "spread_s": 0.0,
+        "stream": stream,
+        "spread_s": spread_s,
     }
 
 
@@ -221,10 +264,11 @@ def _cpu_s(pid: int) -> float:
 
 
 def measure(names: Sequence[str], durations: Durations, setting: Setting) -> tuple[dict[str, Found], dict[str, str]]:
-    """Measure the named targets one after the other; what is missing, and why, comes second."""
-    found: dict[str, Found] = {}
+    """Measure the named targets in turns; what is missing, and why, comes second."""
+    targets: dict[str, Target] = {}
     missing: dict[str, str] = {}
-    with upstream() as (url, provider):
+    with contextlib.ExitStack() as stack:
+        url, provider = stack.enter_context(upstream())
         openings: dict[str, Callable[[], AbstractContextManager[Target]]] = {
             "direct": lambda: gateway_peers.direct(url),
             "tutti": lambda: gateway_peers.tutti(url, setting),
@@ -232,15 +276,14 @@ def measure(names: Sequence[str], durations: Durations, setting: Setting) -> tup
             "litellm": lambda: gateway_peers.litellm(url),
         }
         for name in names:
+            print(f"… {name}", file=sys.stderr, flush=True)
             try:
-                with openings[name]() as target:
-                    print(f"… {name}", file=sys.stderr, flush=True)
-                    found[name] = watch(target, provider, durations)
+                targets[name] = stack.enter_context(openings[name]())
             except PeerMissingError as error:
                 if name == "tutti":
                     raise
                 missing[name] = str(error)
-    return found, missing
+        return watch(targets, provider, durations), missing
 
 
 def rows(found: Mapping[str, Found]) -> list[list[str]]:
