@@ -80,11 +80,11 @@ def hang(request: pytest.FixtureRequest, postgres: PostgresServer, proxy: Proxy)
             query = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'tutti store%'"
             only = [pid for (pid,) in postgres.execute(query)]
             assert len(only) == 1, "there is one writer"
-        if request.param == "network":
-            proxy.silent = True
-        else:
-            postgres.freeze(only)
         try:
+            if request.param == "network":
+                proxy.silent = True
+            else:
+                postgres.freeze(only)
             yield
         finally:
             proxy.silent = False
