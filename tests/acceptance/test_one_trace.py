@@ -262,6 +262,7 @@ def absent(samples: Sequence[Sample]) -> set[tuple[str, str]]:
     return {(kind, name) for kind, names in told.items() for name in TYPE[kind].fields if name not in names}
 
 
+@pytest.mark.timeout(480)
 def test_dashboards_and_rules_say_what_really_happened(
     server: Server, elasticsearch: ElasticsearchServer, simulator: Simulator
 ) -> None:
@@ -274,7 +275,8 @@ def test_dashboards_and_rules_say_what_really_happened(
         found[:] = [*panels(story := looked_at(elasticsearch, server.data_dir))[0], *rules(story)[0]]
         return not found and {"run.finished", "account.load", "request.finished"} <= {one.type for one in story.samples}
 
-    assert eventually(agree, within_s=90.0), found
+    # What was just told is on its way: on a busy machine a look takes as long as the next event does to come.
+    assert eventually(agree, within_s=300.0), found
     story = looked_at(elasticsearch, server.data_dir)
     assert panels(story)[1] <= EMPTY
     assert rules(story)[1] == {"budget"}
